@@ -1,0 +1,100 @@
+"""Wiring: builds the portal's parts from its settings, and the web application from the parts."""
+
+from dataclasses import dataclass
+
+from portal.applications.catalog import Catalog
+from portal.clock import Clock, SystemClock
+from portal.database import Database
+from portal.dispatch.adoption import Adoption
+from portal.dispatch.context import Dispatch
+from portal.dispatch.dispatcher import Dispatcher
+from portal.dispatch.leadership import Leadership
+from portal.jobs.directory import JobsFolder
+from portal.jobs.keys import Keys, load_or_make_secret
+from portal.jobs.node_files import install_node_files
+from portal.jobs.service import JobService
+from portal.mail.outbox import OutboxSender, mail_domain
+from portal.mail.transport import transport_from_settings
+from portal.schedulers.base import Scheduler
+from portal.schedulers.local import LocalScheduler
+from portal.settings import Settings
+from portal.shipped import shipped_dir
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What every process of the portal is made of."""
+
+    settings: Settings
+    clock: Clock
+    database: Database
+    folder: JobsFolder
+    catalog: Catalog
+    keys: Keys
+    jobs: JobService
+
+
+def build_parts(settings: Settings, clock: Clock | None = None) -> Parts:
+    """The parts, with the database migrated, and the jobs folder and the secret made where they are missing.
+
+    Raises SettingsError or StorageError, in one line for the administrator.
+    """
+    clock = clock or SystemClock()
+    keys = Keys(load_or_make_secret(settings.secret_key_file))
+    database = Database(settings.portal.database_url)
+    database.upgrade()
+    folder = JobsFolder(settings.portal.jobs_dir)
+    folder.prepare()
+    catalog = Catalog.load(settings.portal.templates_dir, site_facts(settings))
+    service = JobService(database, folder, catalog, keys, clock, settings.portal.base_url)
+    return Parts(settings, clock, database, folder, catalog, keys, service)
+
+
+def build_scheduler(parts: Parts) -> Scheduler:
+    """The backend that `scheduler.kind` names."""
+    return LocalScheduler(parts.database, parts.clock)
+
+
+def build_dispatcher(parts: Parts) -> Dispatcher:
+    """The dispatcher, with the node's files put into the jobs folder. Raises StorageError."""
+    settings = parts.settings
+    site = site_facts(settings)
+    leadership = Leadership(parts.database, parts.clock)
+    dispatch = Dispatch(
+        settings=settings,
+        clock=parts.clock,
+        database=parts.database,
+        folder=parts.folder,
+        catalog=parts.catalog,
+        keys=parts.keys,
+        jobs=parts.jobs,
+        leadership=leadership,
+        scheduler=build_scheduler(parts),
+        node_files=install_node_files(settings.portal.jobs_dir, [shipped_dir("bin")]),
+        site=site,
+    )
+    return Dispatcher(dispatch, build_adoption(parts), build_outbox_sender(parts, leadership))
+
+
+def build_adoption(parts: Parts) -> Adoption:
+    """What takes up job directories that have no row."""
+    return Adoption(parts.database, parts.folder, parts.jobs, parts.clock, mail_domain(parts.settings))
+
+
+def build_outbox_sender(parts: Parts, leadership: Leadership) -> OutboxSender:
+    """The sender of mail, which stops where a newer dispatcher has taken over."""
+    return OutboxSender(
+        parts.settings,
+        parts.database,
+        parts.folder,
+        parts.keys,
+        parts.clock,
+        transport_from_settings(parts.settings),
+        lambda name: parts.catalog.get(name).title,
+        guard=leadership.check,
+    )
+
+
+def site_facts(settings: Settings) -> dict[str, object]:
+    """What an application's `program.sh.j2` may use: facts of the site, never a visitor's values."""
+    return {"site_name": settings.portal.site_name, "base_url": settings.portal.base_url}

@@ -1,0 +1,1 @@
+"""The commands of `portal`, by family; `portal.cli` puts them together."""

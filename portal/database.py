@@ -1,0 +1,160 @@
+"""The database: its engine, its two kinds of transaction, and its migrations.
+
+SQLite runs in WAL mode with `synchronous = FULL`, so that a commit survives a power cut, and every write begins
+with BEGIN IMMEDIATE: a transaction that reads and then writes would otherwise fail in the middle when another
+process wrote in between. A transaction never spans I/O on job directories or a scheduler.
+"""
+
+import enum
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, ClassVar
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, DateTime, Dialect, Engine, Enum, create_engine, event, make_url
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.orm import DeclarativeBase, Session
+from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.types import TypeDecorator
+
+from portal.errors import StorageError
+
+BUSY_TIMEOUT_SECONDS = 15
+"""How long a SQLite write waits for another one before it gives up with StorageError."""
+
+
+def _values(kind: type[enum.Enum]) -> list[str]:
+    return [member.value for member in kind]
+
+
+class Base(DeclarativeBase):
+    """The tables of every room of the portal share this registry, which the migrations compare with."""
+
+    # States are kept as the words that machines read everywhere else, and a new word needs no migration.
+    type_annotation_map: ClassVar[dict[Any, Any]] = {
+        enum.Enum: Enum(enum.Enum, native_enum=False, create_constraint=False, length=32, values_callable=_values)
+    }
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An aware moment in UTC; a naive one is refused before it can be stored."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a moment without a time zone cannot be stored")
+        moment = value.astimezone(UTC)
+        return moment.replace(tzinfo=None) if dialect.name == "sqlite" else moment
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class Database:
+    """One engine. `reading` and `writing` are the only ways to a session."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.is_sqlite = make_url(url).get_backend_name() == "sqlite"
+        self.engine = _create_engine(url, is_sqlite=self.is_sqlite)
+        self._write_engine = self.engine.execution_options(portal_begin="BEGIN IMMEDIATE")
+
+    @property
+    def sqlite_file(self) -> Path | None:
+        """The file of a SQLite database, absolute; None for any other."""
+        name = make_url(self.url).database
+        return Path(name).absolute() if self.is_sqlite and name else None
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        """A session that sees one consistent state and stores nothing. StorageError where the database fails."""
+        with _storage_errors(), Session(self.engine, expire_on_commit=False) as session:
+            yield session
+
+    @contextmanager
+    def writing(self) -> Iterator[Session]:
+        """A session whose changes are committed when the block ends, and rolled back when it raises.
+
+        Raises StorageError where the database fails (the outcome of a failed commit is then unknown), and lets
+        IntegrityError through, which says that somebody else was first.
+        """
+        with _storage_errors(), Session(self._write_engine, expire_on_commit=False) as session:
+            yield session
+            session.commit()
+
+    def upgrade(self) -> None:
+        """Bring the tables up to this version of the portal. Safe when several processes start at once."""
+        file = self.sqlite_file
+        if file is None:
+            _run_migrations(self.engine)
+            return
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with file.with_name(file.name + ".migrate.lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                _run_migrations(self.engine)
+        except OSError as error:
+            raise StorageError(
+                "The database's folder cannot be written.", log_detail=f"{file.parent}: {error.strerror}"
+            ) from error
+
+    def close(self) -> None:
+        """Give all connections back; the object can be used again."""
+        self.engine.dispose()
+
+
+@contextmanager
+def _storage_errors() -> Iterator[None]:
+    try:
+        yield
+    except IntegrityError:
+        raise
+    except DBAPIError as error:
+        raise StorageError(
+            "The portal's database does not answer at the moment. Please try again in a few minutes.",
+            log_detail=f"database: {error.orig}",
+        ) from error
+
+
+def _create_engine(url: str, *, is_sqlite: bool) -> Engine:
+    if not is_sqlite:
+        return create_engine(url, pool_pre_ping=True)
+    engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_SECONDS, "check_same_thread": False})
+
+    @event.listens_for(engine, "connect")
+    def set_up(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
+        # Python's sqlite3 module would begin transactions by itself, and too late; we begin them below.
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA journal_mode = WAL")
+        cursor.execute("PRAGMA synchronous = FULL")
+        cursor.execute("PRAGMA foreign_keys = ON")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        connection.exec_driver_sql(connection.get_execution_options().get("portal_begin", "BEGIN"))
+
+    return engine
+
+
+def _run_migrations(engine: Engine) -> None:
+    config = Config()
+    # Alembic interpolates its options, so that a per cent sign in the path must be doubled.
+    folder = str(Path(__file__).parent / "migrations").replace("%", "%%")
+    config.set_main_option("script_location", folder)
+    # BEGIN IMMEDIATE here as well: a migration must not find its lock taken half-way.
+    with engine.execution_options(portal_begin="BEGIN IMMEDIATE").begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")

@@ -1,0 +1,89 @@
+"""The dispatcher's loop: submit, look, decide, cancel, adopt; mail goes out in a thread of its own.
+
+Its first turn is a reconciliation like any other: whatever a predecessor left half-done is in the database or on
+disk, and each step starts from there.
+"""
+
+import threading
+from collections.abc import Callable
+
+import structlog
+
+from portal.dispatch.adoption import ADOPTION_SECONDS, Adoption
+from portal.dispatch.context import Dispatch
+from portal.dispatch.evidence import Hearts
+from portal.dispatch.polling import Memory, correct_late, poll
+from portal.dispatch.submission import resolve_doubts, submit_accepted
+from portal.dispatch.wishes import Wishes
+from portal.errors import PortalError, StaleEpochError
+from portal.mail.outbox import OutboxSender
+
+log = structlog.get_logger()
+
+LOOK_SECONDS = 0.5
+"""How often the database is looked at for what was accepted or asked for."""
+ADOPT_EVERY_SECONDS = 60.0
+CORRECT_EVERY_SECONDS = 30.0
+
+
+class Dispatcher:
+    """One dispatcher process. `run` waits its turn, and returns when it is stopped or another has taken over."""
+
+    def __init__(self, dispatch: Dispatch, adoption: Adoption, sender: OutboxSender) -> None:
+        self._dispatch = dispatch
+        self._adoption = adoption
+        self._sender = sender
+        self._memory = Memory(Hearts(dispatch.clock))
+        self._wishes = Wishes(dispatch.clock)
+        self._due_seconds: dict[str, float] = {}
+
+    def run(self, stop: threading.Event) -> None:
+        """Dispatch until `stop` is set. Raises StaleEpochError where a newer dispatcher has taken over."""
+        leadership = self._dispatch.leadership
+        if not leadership.take(stop):
+            return
+        log.info("dispatching", epoch=leadership.epoch, scheduler=self._dispatch.scheduler.kind)
+        mail_stop = threading.Event()
+        mail = threading.Thread(target=self._sender.run, args=(mail_stop, LOOK_SECONDS), name="mail", daemon=True)
+        mail.start()
+        try:
+            while not stop.is_set():
+                self.turn()
+                stop.wait(LOOK_SECONDS)
+        finally:
+            mail_stop.set()
+            mail.join(self._dispatch.settings.mail.smtp_timeout_seconds)
+            self._dispatch.scheduler.close()
+            leadership.release()
+            log.info("dispatcher stopped", epoch=leadership.epoch)
+
+    def turn(self) -> None:
+        """One look at everything that is due. What fails is logged and tried again; nothing is given up."""
+        dispatch = self._dispatch
+        self._try("wishes", lambda: self._wishes.carry_out(dispatch))
+        self._try("doubts", lambda: resolve_doubts(dispatch))
+        self._try("submission", lambda: submit_accepted(dispatch))
+        self._every(dispatch.settings.scheduler.poll_seconds, "poll", lambda: poll(dispatch, self._memory))
+        self._every(CORRECT_EVERY_SECONDS, "correction", lambda: correct_late(dispatch))
+        self._every(ADOPT_EVERY_SECONDS, "adoption", self._adopt)
+
+    def _adopt(self) -> None:
+        report = self._adoption.adopt_orphans(ADOPTION_SECONDS)
+        if report.adopted or report.swept:
+            log.info("directories without a row", adopted=report.adopted, swept=report.swept)
+
+    def _every(self, seconds: float, name: str, step: Callable[[], object]) -> None:
+        now_seconds = self._dispatch.clock.monotonic_seconds()
+        if now_seconds >= self._due_seconds.get(name, 0):
+            self._due_seconds[name] = now_seconds + seconds
+            self._try(name, step)
+
+    def _try(self, name: str, step: Callable[[], object]) -> None:
+        try:
+            step()
+        except StaleEpochError:
+            raise
+        except (PortalError, OSError) as error:
+            log.warning("a step failed and will be tried again", step=name, error=str(error))
+        except Exception:
+            log.exception("a step failed unexpectedly and will be tried again", step=name)

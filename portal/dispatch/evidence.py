@@ -1,0 +1,115 @@
+"""What an attempt's `work/` says: the claim, the status file, the heart. All of it is hostile, and may lag behind."""
+
+import json
+import os
+import socket
+from dataclasses import dataclass
+from datetime import datetime
+
+import structlog
+
+from portal.clock import Clock, utc_text
+from portal.jobs.directory import AttemptDirectory
+from portal.jobs.job_files import read_job_file
+from portal.jobs.models import Attempt
+from portal.node import claim as claims
+from portal.node import heartbeat, status_file
+from portal.node.claim import Claim
+from portal.node.status_file import StatusFile
+
+log = structlog.get_logger()
+
+_MAX_HEARTBEAT_BYTES = 64
+
+
+@dataclass(frozen=True)
+class NodeEvidence:
+    """What lies in `work/`."""
+
+    claim: Claim | None
+    status: StatusFile | None
+
+
+def read_evidence(directory: AttemptDirectory, attempt: Attempt) -> NodeEvidence:
+    """The claim and the status file, each None where it is missing, unreadable, or not of this attempt."""
+    _list_folder(directory)
+    claim = _read_claim(directory, attempt)
+    return NodeEvidence(claim, _read_status(directory, attempt))
+
+
+def take_claim(directory: AttemptDirectory, attempt: Attempt, now: datetime) -> bool:
+    """Take the right to start the attempt away from any late wrapper. True where it is the dispatcher's now.
+
+    A claim that a dispatcher took before counts as taken. Raises OSError where that could not be written down.
+    """
+    own = Claim(
+        by="dispatcher",
+        scheduler_id=attempt.scheduler_id,
+        name=attempt.scheduler_name,
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        at=utc_text(now),
+    )
+    if claims.take(str(directory.work), own):
+        return True
+    existing = _read_claim(directory, attempt)
+    return existing is not None and existing.by == "dispatcher"
+
+
+class Hearts:
+    """The wrappers' heartbeat counters as this process has seen them, on its own monotonic clock."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._seen: dict[str, tuple[bytes | None, float]] = {}
+
+    def has_stopped(self, directory: AttemptDirectory, attempt: Attempt, silence_seconds: float) -> bool:
+        """True once the counter was seen to stand still for `silence_seconds`; False at the first look."""
+        counter = read_job_file(directory.work, heartbeat.FILE_NAME, _MAX_HEARTBEAT_BYTES)
+        now_seconds = self._clock.monotonic_seconds()
+        known = self._seen.get(attempt.scheduler_name)
+        if known is None or known[0] != counter:
+            self._seen[attempt.scheduler_name] = (counter, now_seconds)
+            return False
+        return now_seconds - known[1] >= silence_seconds
+
+    def forget(self, attempt: Attempt) -> None:
+        """Drop what is known of an attempt that has ended."""
+        self._seen.pop(attempt.scheduler_name, None)
+
+
+def _list_folder(directory: AttemptDirectory) -> None:
+    """Network file systems cache that a file is missing; reading the folder makes them look again."""
+    try:
+        os.listdir(directory.work)  # noqa: PTH208  # only the call matters
+    except OSError as error:
+        log.warning("an attempt's folder cannot be listed", path=str(directory.work), error=str(error))
+
+
+def _read_claim(directory: AttemptDirectory, attempt: Attempt) -> Claim | None:
+    data = read_job_file(directory.work, claims.FILE_NAME, claims.MAX_BYTES)
+    if data is None:
+        return None
+    try:
+        claim = claims.parse(data)
+    except ValueError as error:
+        return _spoilt_claim(attempt, error)
+    return claim if claim.name == attempt.scheduler_name else _spoilt_claim(attempt, ValueError("another's name"))
+
+
+def _spoilt_claim(attempt: Attempt, error: ValueError) -> Claim:
+    """A claim that cannot be understood still says that something was started here."""
+    log.warning("a claim is not right", name=attempt.scheduler_name, error=str(error))
+    return Claim("wrapper", attempt.scheduler_id or "unknown", attempt.scheduler_name, "unknown", 1, "unknown")
+
+
+def _read_status(directory: AttemptDirectory, attempt: Attempt) -> StatusFile | None:
+    data = read_job_file(directory.work, status_file.FILE_NAME, status_file.MAX_BYTES)
+    if data is None:
+        return None
+    try:
+        status = status_file.parse(data)
+    except (ValueError, json.JSONDecodeError) as error:
+        log.warning("a status file is not right", name=attempt.scheduler_name, error=str(error))
+        return None
+    return status if (status.job_id, status.attempt) == (attempt.job_id, attempt.number) else None

@@ -1,0 +1,225 @@
+"""From QUEUED to an end: one look at the scheduler for all that is in it, then at the evidence of what has moved."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+import structlog
+from sqlalchemy import select
+
+from portal.clock import parse_utc_text
+from portal.dispatch.context import Dispatch, handle_of
+from portal.dispatch.decide import Alive, AttemptFacts, Ended, Unchanged, Verdict, decide
+from portal.dispatch.evidence import Hearts, NodeEvidence, read_evidence, take_claim
+from portal.dispatch.publication import publish_end
+from portal.errors import PortalError, SchedulerError, StaleEpochError
+from portal.jobs.models import Attempt, Job, SchedulerHealth
+from portal.jobs.states import CORRECTABLE_REASONS, FailureReason, JobState
+from portal.jobs.store import Change, change_state
+from portal.schedulers.base import Health, Observation, SchedulerState
+
+log = structlog.get_logger()
+
+CORRECTION_DAYS = 7
+"""How long a job that was lost, or whose node failed, may still be corrected by a late status file."""
+
+Pair = tuple[Job, Attempt]
+
+
+@dataclass
+class Memory:
+    """What one dispatcher process remembers between two polls; nothing that a restart may not lose."""
+
+    hearts: Hearts
+    seen: dict[str, SchedulerState] = field(default_factory=dict)
+    """What the scheduler last said of each attempt, by scheduler name."""
+
+
+def poll(dispatch: Dispatch, memory: Memory) -> bool:
+    """Look at everything that is in the scheduler. False where it did not answer: then nothing has changed."""
+    pairs = _active(dispatch)
+    handles = {attempt.scheduler_name: handle_of(attempt) for _, attempt in pairs}
+    asked = [handle for handle in handles.values() if handle is not None]
+    try:
+        observations = dispatch.scheduler.observe(asked) if asked else {}
+    except SchedulerError as error:
+        log.warning("the scheduler does not answer", error=str(error))
+        store_health(dispatch, Health(ok=False, detail=error.visitor_message))
+        return False
+    store_health(dispatch, dispatch.scheduler.health())
+    for job, attempt in pairs:
+        handle = handles[attempt.scheduler_name]
+        if handle is not None:
+            _try_to_look_at(dispatch, memory, job, attempt, observations[handle])
+    memory.seen = {name: state for name, state in memory.seen.items() if name in handles}
+    return True
+
+
+def correct_late(dispatch: Dispatch) -> int:
+    """Look for status files of jobs that were given up as lost or as a node failure; how many were corrected."""
+    since = dispatch.now() - timedelta(days=CORRECTION_DAYS)
+    with dispatch.database.reading() as session:
+        given_up = _pairs(
+            session.execute(
+                select(Job, Attempt)
+                .join(Attempt, (Attempt.job_id == Job.job_id) & (Attempt.number == Job.attempt_number))
+                .where(
+                    Job.state == JobState.FAILED,
+                    Job.failure_reason.in_(CORRECTABLE_REASONS),
+                    Job.ended_at > since,
+                )
+            ).all()
+        )
+    corrected = 0
+    for job, attempt in given_up:
+        status = read_evidence(dispatch.attempt_directory(attempt), attempt).status
+        if status is None or status.succeeded is None:
+            continue
+        if status.succeeded:
+            ended = Ended(JobState.SUCCEEDED, "status_file", "A late word from the node: the program had succeeded.")
+        else:
+            detail = f"A late word from the node: {status.failure or 'the program had failed.'}"
+            ended = Ended(JobState.FAILED, "status_file", detail, FailureReason.PROGRAM_ERROR)
+        publish_end(dispatch, job, attempt, ended, status=status, corrects=True)
+        corrected += 1
+    return corrected
+
+
+def store_health(dispatch: Dispatch, health: Health) -> None:
+    """Write down, for the pages, whether the scheduler answers."""
+    now = dispatch.now()
+    with dispatch.leadership.writing() as session:
+        row = session.get(SchedulerHealth, 1)
+        if row is None:
+            row = SchedulerHealth(row_id=1)
+            session.add(row)
+        row.asked_at = now
+        row.detail = health.detail
+        if health.ok:
+            row.answered_at = now
+            row.silent_since = None
+            row.running, row.waiting = health.running, health.waiting
+        elif row.silent_since is None:
+            row.silent_since = row.answered_at or now
+
+
+def _active(dispatch: Dispatch) -> list[Pair]:
+    with dispatch.database.reading() as session:
+        return _pairs(
+            session.execute(
+                select(Job, Attempt)
+                .join(Attempt, (Attempt.job_id == Job.job_id) & (Attempt.number == Job.attempt_number))
+                .where(Attempt.state.in_((JobState.QUEUED, JobState.RUNNING)))
+            ).all()
+        )
+
+
+def _pairs(rows: Sequence[object]) -> list[Pair]:
+    return [(row[0], row[1]) for row in rows]  # type: ignore[index]
+
+
+def _try_to_look_at(dispatch: Dispatch, memory: Memory, job: Job, attempt: Attempt, observation: Observation) -> None:
+    """What goes wrong with one attempt is logged, is tried again at the next poll, and keeps nobody else waiting."""
+    try:
+        _look_at(dispatch, memory, job, attempt, observation)
+    except StaleEpochError:
+        raise
+    except (PortalError, OSError) as error:
+        log.warning("an attempt cannot be settled yet", name=attempt.scheduler_name, error=str(error))
+    except Exception:
+        log.exception("an attempt cannot be settled", name=attempt.scheduler_name)
+
+
+def _look_at(dispatch: Dispatch, memory: Memory, job: Job, attempt: Attempt, observation: Observation) -> None:
+    if not _is_news(memory, attempt, observation):
+        return
+    directory = dispatch.attempt_directory(attempt)
+    evidence = read_evidence(directory, attempt)
+    heart_has_stopped = observation.state is SchedulerState.NOT_FOUND and memory.hearts.has_stopped(
+        directory, attempt, dispatch.grace_seconds
+    )
+    facts = _facts(dispatch, job, attempt, evidence, heart_has_stopped)
+    verdict = decide(facts, observation, evidence.status, dispatch.now())
+    _apply(dispatch, job, attempt, observation, evidence, verdict)
+    memory.seen[attempt.scheduler_name] = observation.state
+    if isinstance(verdict, Ended):
+        memory.hearts.forget(attempt)
+
+
+def _is_news(memory: Memory, attempt: Attempt, observation: Observation) -> bool:
+    """Files are read only for attempts that began, left the queue or are missing, not for all at each poll."""
+    if not observation.state.is_alive or attempt.end_seen_at is not None:
+        return observation.state is not SchedulerState.UNKNOWN
+    return memory.seen.get(attempt.scheduler_name) != observation.state or _differs(attempt, observation)
+
+
+def _differs(attempt: Attempt, observation: Observation) -> bool:
+    return attempt.raw_state != observation.raw_state or attempt.reason != observation.reason
+
+
+def _facts(
+    dispatch: Dispatch, job: Job, attempt: Attempt, evidence: NodeEvidence, heart_has_stopped: bool
+) -> AttemptFacts:
+    application = dispatch.jobs.application_of_job(job.application)
+    return AttemptFacts(
+        claim=evidence.claim,
+        cancel_asked_by=job.cancel_asked_by,
+        end_seen_at=attempt.end_seen_at,
+        heart_has_stopped=heart_has_stopped,
+        grace_seconds=dispatch.grace_seconds,
+        has_accounting=dispatch.scheduler.capabilities.has_accounting,
+        fails_on_out_of_memory=application is not None and application.policy.out_of_memory == "fail",
+    )
+
+
+def _apply(
+    dispatch: Dispatch,
+    job: Job,
+    attempt: Attempt,
+    observation: Observation,
+    evidence: NodeEvidence,
+    verdict: Verdict,
+) -> None:
+    match verdict:
+        case Unchanged(end_seen=end_seen):
+            if end_seen and attempt.end_seen_at is None:
+                _store_end_seen(dispatch, attempt)
+        case Alive(state):
+            _store_alive(dispatch, job, attempt, observation, evidence, state)
+        case Ended(needs_claim=needs_claim):
+            # Where a wrapper took the claim in this very moment, nothing has ended: look again at the next poll.
+            directory = dispatch.attempt_directory(attempt)
+            if not needs_claim or take_claim(directory, attempt, dispatch.now()):
+                publish_end(dispatch, job, attempt, verdict, observation=observation, status=evidence.status)
+
+
+def _store_end_seen(dispatch: Dispatch, attempt: Attempt) -> None:
+    with dispatch.leadership.writing() as session:
+        session.get_one(Attempt, (attempt.job_id, attempt.number)).end_seen_at = dispatch.now()
+
+
+def _store_alive(
+    dispatch: Dispatch,
+    job: Job,
+    attempt: Attempt,
+    observation: Observation,
+    evidence: NodeEvidence,
+    state: JobState,
+) -> None:
+    now = dispatch.now()
+    status = evidence.status
+    with dispatch.leadership.writing() as session:
+        row = session.get_one(Attempt, (attempt.job_id, attempt.number))
+        job_row = session.get_one(Job, job.job_id)
+        row.end_seen_at = None
+        row.raw_state = observation.raw_state
+        row.reason = observation.reason
+        row.node = (status.host if status else None) or observation.node or row.node
+        if state is JobState.RUNNING:
+            row.started_at = (parse_utc_text(status.started_at) if status else None) or observation.started_at
+        if row.state is state:
+            job_row.version += 1
+            return
+        where = f" on {observation.node}" if observation.node else ""
+        change = Change(now, "scheduler", f"The scheduler says {observation.raw_state}{where}.")
+        change_state(session, job_row, row, state, change)

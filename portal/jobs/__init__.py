@@ -1,0 +1,1 @@
+"""Jobs: their ids, directories, states, rows, scripts, and what people may ask of them."""

@@ -1,0 +1,31 @@
+"""`job.json`: what changes after a job was accepted, written before the commit that says so.
+
+It lets `portal reindex`, and a database restored from an older copy, know of wishes that were promised to be heard.
+"""
+
+import json
+from datetime import datetime
+from typing import Any
+
+from portal.clock import utc_text
+from portal.jobs.directory import JobDirectory
+from portal.node.durable import write_durably
+
+
+def note_cancel_wish(directory: JobDirectory, at: datetime, by: str) -> None:
+    """Write down that somebody wants the job cancelled. Raises OSError."""
+    _update(directory, {"cancel_asked_at": utc_text(at), "cancel_asked_by": by})
+
+
+def read_changes(directory: JobDirectory) -> dict[str, Any]:
+    """What has changed since acceptance; empty where nothing has, or where the file cannot be understood."""
+    try:
+        values = json.loads(directory.changes.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def _update(directory: JobDirectory, values: dict[str, Any]) -> None:
+    text = json.dumps({"schema": 1, **read_changes(directory), **values}, indent=1, ensure_ascii=False)
+    write_durably(str(directory.changes), text.encode() + b"\n")

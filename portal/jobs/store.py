@@ -1,0 +1,127 @@
+"""Rows of jobs, read and written. Sessions come from the caller, who decides what belongs into one transaction."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from portal.jobs.models import Attempt, Job, JobEvent, JobInput, JobResult, SchedulerHealth
+from portal.jobs.states import FailureReason, JobState, may_follow
+
+
+@dataclass(frozen=True)
+class JobRecord:
+    """A job with all that belongs to it, as one page or one REST object shows it. Rows are detached: do not change."""
+
+    job: Job
+    inputs: tuple[JobInput, ...]
+    attempts: tuple[Attempt, ...]
+    events: tuple[JobEvent, ...]
+    result: JobResult | None
+
+    @property
+    def attempt(self) -> Attempt:
+        """The attempt that counts."""
+        return next(attempt for attempt in self.attempts if attempt.number == self.job.attempt_number)
+
+
+@dataclass(frozen=True)
+class Change:
+    """Why a job changes its state: the evidence, and who."""
+
+    at: datetime
+    source: str
+    detail: str
+    by: str = "portal"
+
+
+def load_record(session: Session, job_id: str) -> JobRecord | None:
+    """The job with its inputs, attempts, events and result, or None."""
+    records = load_records(session, [job_id])
+    return records[0] if records else None
+
+
+def load_records(session: Session, job_ids: Sequence[str]) -> list[JobRecord]:
+    """The jobs that exist, in the order asked for. Five queries, however many jobs."""
+    jobs = {job.job_id: job for job in session.scalars(select(Job).where(Job.job_id.in_(job_ids)))}
+    inputs = session.scalars(select(JobInput).where(JobInput.job_id.in_(job_ids)).order_by(JobInput.position)).all()
+    attempts = session.scalars(select(Attempt).where(Attempt.job_id.in_(job_ids)).order_by(Attempt.number)).all()
+    events = session.scalars(select(JobEvent).where(JobEvent.job_id.in_(job_ids)).order_by(JobEvent.event_id)).all()
+    results = {
+        result.job_id: result for result in session.scalars(select(JobResult).where(JobResult.job_id.in_(job_ids)))
+    }
+    return [
+        JobRecord(
+            job=jobs[job_id],
+            inputs=tuple(row for row in inputs if row.job_id == job_id),
+            attempts=tuple(row for row in attempts if row.job_id == job_id),
+            events=tuple(row for row in events if row.job_id == job_id),
+            result=results.get(job_id),
+        )
+        for job_id in job_ids
+        if job_id in jobs
+    ]
+
+
+def newest_job_ids(session: Session, limit: int, *, browser_session_id: str | None = None) -> list[str]:
+    """The newest jobs first: all, or those that one browser session sent in."""
+    query = select(Job.job_id).order_by(Job.created_at.desc(), Job.job_id).limit(limit)
+    if browser_session_id is not None:
+        query = query.where(Job.session_id == browser_session_id)
+    return list(session.scalars(query))
+
+
+def find_by_token(session: Session, token: str) -> Job | None:
+    """The job that bears a form's token, or None."""
+    return session.scalar(select(Job).where(Job.token == token))
+
+
+def read_health(session: Session) -> SchedulerHealth | None:
+    """What the dispatcher last heard of the scheduler; None where none has ever run."""
+    return session.get(SchedulerHealth, 1)
+
+
+def change_state(
+    session: Session,
+    job: Job,
+    attempt: Attempt,
+    state: JobState,
+    change: Change,
+    reason: FailureReason | None = None,
+) -> None:
+    """Move the attempt, and the job with it, to `state`, and add the event.
+
+    Raises ValueError for a change that the table of transitions does not know: a mistake in the portal, which must
+    not reach the database.
+    """
+    if not may_follow(attempt.state, state):
+        raise ValueError(f"job {job.job_id} attempt {attempt.number}: {attempt.state} cannot become {state}")
+    before = job.state
+    attempt.state = job.state = state
+    attempt.failure_reason = job.failure_reason = reason
+    if state is JobState.RUNNING:
+        attempt.started_at = attempt.started_at or change.at
+        job.started_at = attempt.started_at
+    if state.is_final:
+        attempt.ended_at = attempt.ended_at or change.at
+        job.ended_at = attempt.ended_at
+    add_event(session, job, before, change)
+
+
+def add_event(session: Session, job: Job, before: JobState | None, change: Change) -> None:
+    """Add one row of a job's history and raise its version, so that pages notice."""
+    job.version += 1
+    session.add(
+        JobEvent(
+            job_id=job.job_id,
+            attempt_number=job.attempt_number,
+            at=change.at,
+            from_state=before,
+            to_state=job.state,
+            source=change.source,
+            detail=change.detail,
+            by=change.by,
+        )
+    )

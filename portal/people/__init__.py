@@ -1,0 +1,1 @@
+"""People: browser sessions now; who has proved which address, later."""

@@ -1,0 +1,342 @@
+"""The settings: one description, unit and default per field, from `portal.toml` and `PORTAL_*` variables.
+
+A variable such as `PORTAL_SCHEDULER__POLL_SECONDS` wins over the file; variables that name no setting are ignored.
+Relative paths are relative to the settings file, and without one to the working directory. Whatever is wrong is one
+line that names the key (`SettingsError`), at start.
+"""
+
+import os
+import tomllib
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
+
+from portal.errors import SettingsError
+from portal.shipped import shipped_dir
+
+DEFAULT_FILE = "portal.toml"
+
+
+def _base_url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError("should be an address such as https://portal.example.org")
+    return text.rstrip("/")
+
+
+def _bind(text: str) -> str:
+    host, separator, port = text.rpartition(":")
+    if not (separator and host and port.isascii() and port.isdigit() and int(port) < 65536):
+        raise ValueError("should be HOST:PORT, such as 127.0.0.1:8080")
+    return text
+
+
+def _database_url(text: str) -> str:
+    try:
+        backend = make_url(text).get_backend_name()
+    except ArgumentError:
+        backend = ""
+    if backend not in ("sqlite", "postgresql"):
+        raise ValueError("should be sqlite:///FILE or postgresql+psycopg://…")
+    return text
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PortalSection(_Section):
+    """The portal itself."""
+
+    base_url: Annotated[str, AfterValidator(_base_url)] = Field(
+        "http://127.0.0.1:8080", description="The address that people use; links in mail begin with it."
+    )
+    bind: Annotated[str, AfterValidator(_bind)] = Field(
+        "127.0.0.1:8080", description="HOST:PORT on which the web server listens."
+    )
+    jobs_dir: Path = Field(Path("jobs"), description="The folder of the job directories.")
+    database_url: Annotated[str, AfterValidator(_database_url)] = Field(
+        "sqlite:///portal.db", description="The database, as an SQLAlchemy address."
+    )
+    templates_dir: Path = Field(
+        default_factory=lambda: shipped_dir("job_templates"),
+        description="The folder of the applications; by default those that come with the portal.",
+    )
+    access: Literal["open", "sign-in"] = Field("open", description="Who may submit: anybody, or who has signed in.")
+    secret_key_file: Path | None = Field(
+        None,
+        description="The file of the portal's one secret; by default made beside the database, mode 0600.",
+    )
+    trusted_hosts: list[str] = Field(
+        default_factory=list,
+        description="Host names other than base_url's under which the portal may be reached.",
+    )
+    site_name: str = Field("Portal", description="What the site is called on its pages and in its mail.")
+    stop_seconds: float = Field(
+        10,
+        ge=0,
+        le=3600,
+        description="Seconds that running programs get to end by themselves when a client stops.",
+    )
+
+
+class SshSection(_Section):
+    """How to reach a cluster's login node."""
+
+    host: str | None = Field(None, description="The login node.")
+    port: int = Field(22, ge=1, le=65535, description="Its SSH port.")
+    user: str | None = Field(None, description="The account that jobs run as.")
+    key_file: Path | None = Field(None, description="The private key.")
+    known_hosts_file: Path | None = Field(None, description="The host keys that are accepted.")
+    connect_timeout_seconds: float = Field(10, gt=0, description="Seconds to wait for a connection.")
+    command_timeout_seconds: float = Field(30, gt=0, description="Seconds that one command may take.")
+    remote_jobs_dir: str | None = Field(None, description="The jobs folder on the cluster, where none is shared.")
+
+
+class DrmaaSection(_Section):
+    """A DRMAA library."""
+
+    library: Path | None = Field(None, description="The library's file.")
+    native_specification: str = Field("", description="Added to each job's native specification.")
+
+
+class SchedulerSection(_Section):
+    """Where jobs run."""
+
+    kind: Literal["local", "slurm", "slurm-ssh", "drmaa"] = Field("local", description="Which scheduler.")
+    poll_seconds: float = Field(2, gt=0, le=3600, description="Seconds from one look at the scheduler to the next.")
+    grace_seconds_or_none: float | None = Field(
+        None,
+        alias="grace_seconds",
+        ge=0,
+        description="Seconds to wait for evidence that lags behind: 90, and 5 for the local scheduler.",
+    )
+    partition: str | None = Field(None, description="The partition, unless the application names one.")
+    account: str | None = Field(None, description="The account that is charged.")
+    qos: str | None = Field(None, description="The quality of service.")
+    node_python: str = Field("python3", description="Python 3.6 or newer on the compute nodes.")
+    command_prefix: list[str] = Field(default_factory=list, description="Put before each of the scheduler's commands.")
+    ssh: SshSection = SshSection()
+    drmaa: DrmaaSection = DrmaaSection()
+
+    @property
+    def grace_seconds(self) -> float:
+        """Seconds to wait for evidence that lags behind: 90, and 5 for the local scheduler."""
+        if self.grace_seconds_or_none is not None:
+            return self.grace_seconds_or_none
+        return 5 if self.kind == "local" else 90
+
+
+class MailSection(_Section):
+    """How mail goes out."""
+
+    transport: Literal["folder", "smtp"] = Field("folder", description="Files in a folder, or an SMTP server.")
+    folder: Path = Field(Path("mail"), description="The folder of the .eml files.")
+    show_page: bool = Field(False, description="Show the folder as the page /mail; only when bound to loopback.")
+    smtp_host: str = Field("localhost", description="The SMTP server.")
+    smtp_port: int = Field(25, ge=1, le=65535, description="Its port.")
+    smtp_user: str | None = Field(None, description="The name to log in with, if any.")
+    smtp_password_file: Path | None = Field(None, description="The file of the password.")
+    starttls: bool = Field(False, description="Encrypt with STARTTLS.")
+    smtp_timeout_seconds: float = Field(20, gt=0, le=600, description="Seconds that one answer of the server may take.")
+    from_address: str | None = Field(None, description="The sender; by default portal@ and base_url's host.")
+    sent_by: Literal["portal", "node"] = Field("portal", description="Who sends the mail of a success.")
+
+
+class LimitsSection(_Section):
+    """Limits."""
+
+    max_in_scheduler: int = Field(1000, ge=1, description="Jobs that are in the scheduler at once.")
+    active_jobs_per_person: int = Field(1000, ge=1, description="Jobs of one person that are not final.")
+    jobs_per_hour_per_person: int = Field(1000, ge=1, description="Jobs that one address may send in an hour.")
+    jobs_per_hour_per_ip: int = Field(1000, ge=1, description="Jobs that one network address may send in an hour.")
+    mails_per_hour_per_person: int = Field(60, ge=1, description="Messages to one address in an hour.")
+    upload_mib: int = Field(32, ge=1, le=4096, description="MiB of one submission, files and text together.")
+    misses_per_minute_per_ip: int = Field(
+        60, ge=1, description="Unknown or forbidden job ids that one network address may try in a minute."
+    )
+
+
+class _KnownVariables(EnvSettingsSource):
+    """`PORTAL_SECTION__KEY` for the keys that exist; any other variable of that form is left alone."""
+
+    def __call__(self) -> dict[str, Any]:
+        return _known_only(super().__call__(), self.settings_cls)
+
+
+def _known_only(values: dict[str, Any], model: type[BaseModel]) -> dict[str, Any]:
+    by_name = {(field.alias or name): field for name, field in model.model_fields.items()}
+    known: dict[str, Any] = {}
+    for name, value in values.items():
+        if name not in by_name:
+            continue
+        inner: Any = by_name[name].annotation
+        is_section = isinstance(inner, type) and issubclass(inner, BaseModel)
+        known[name] = _known_only(value, inner) if is_section and isinstance(value, dict) else value
+    return known
+
+
+class Settings(BaseSettings):
+    """All settings, checked. Paths are absolute."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="PORTAL_", env_nested_delimiter="__", extra="forbid", frozen=True, case_sensitive=False
+    )
+
+    portal: PortalSection = PortalSection()
+    scheduler: SchedulerSection = SchedulerSection()
+    mail: MailSection = MailSection()
+    limits: LimitsSection = LimitsSection()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return _KnownVariables(settings_cls), init_settings
+
+    @model_validator(mode="after")
+    def _check(self) -> "Settings":
+        _check_what_this_version_can_do(self)
+        if self.mail.show_page and not is_loopback(self.bind_host):
+            raise ValueError(
+                "mail.show_page: the page /mail holds links that give access; "
+                "it should be on only where portal.bind is a loopback address"
+            )
+        if self.mail.smtp_user and not self.mail.smtp_password_file:
+            raise ValueError("mail.smtp_password_file: should name a file, since mail.smtp_user is set")
+        return self
+
+    @property
+    def bind_host(self) -> str:
+        """The host part of `portal.bind`, without brackets."""
+        return self.portal.bind.rpartition(":")[0].strip("[]")
+
+    @property
+    def bind_port(self) -> int:
+        """The port part of `portal.bind`."""
+        return int(self.portal.bind.rpartition(":")[2])
+
+    @property
+    def from_address(self) -> str:
+        """The sender of all mail."""
+        return self.mail.from_address or f"portal@{urlsplit(self.portal.base_url).hostname}"
+
+    @property
+    def secret_key_file(self) -> Path:
+        """The file of the portal's one secret."""
+        if self.portal.secret_key_file is not None:
+            return self.portal.secret_key_file
+        database = make_url(self.portal.database_url)
+        if database.get_backend_name() == "sqlite" and database.database:
+            return Path(database.database).with_name("secret_key")
+        return self.portal.jobs_dir.parent / "secret_key"
+
+
+def _check_what_this_version_can_do(settings: Settings) -> None:
+    if settings.scheduler.kind != "local":
+        raise ValueError(f"scheduler.kind: should be 'local'; this version has no '{settings.scheduler.kind}' yet")
+    if settings.portal.access != "open":
+        raise ValueError("portal.access: should be 'open'; this version has no signing in yet")
+
+
+SectionT = TypeVar("SectionT", bound=_Section)
+
+
+def is_loopback(host: str) -> bool:
+    """True for `localhost` and for every address of this machine to itself."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def load_settings(file: Path | None = None) -> Settings:
+    """The settings from `file`, else `$PORTAL_CONFIG`, else `./portal.toml`, else the defaults.
+
+    Raises SettingsError, one line that names the file, the key and what would be right. Nothing is created.
+    """
+    chosen = _choose_file(file)
+    values = _read_toml(chosen) if chosen else {}
+    try:
+        settings = Settings(**values)
+    except ValidationError as error:
+        raise SettingsError(_one_line(error, chosen)) from error
+    except ValueError as error:  # a variable that should be JSON and is not
+        raise SettingsError(f"environment: {error}") from error
+    return _with_absolute_paths(settings, (chosen.parent if chosen else Path()).absolute())
+
+
+def _choose_file(file: Path | None) -> Path | None:
+    if file is None and os.environ.get("PORTAL_CONFIG"):
+        file = Path(os.environ["PORTAL_CONFIG"])
+    if file is None:
+        default = Path(DEFAULT_FILE)
+        return default if default.exists() else None
+    if not file.exists():
+        raise SettingsError(f"{file}: there is no such settings file")
+    return file
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text("utf-8"))
+    except OSError as error:
+        raise SettingsError(f"{file}: cannot be read: {error.strerror}") from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SettingsError(f"{file}: is not TOML: {error}") from error
+
+
+def _one_line(error: ValidationError, file: Path | None) -> str:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        message = "there is no such setting"
+    else:
+        message = first["msg"].removeprefix("Value error, ").replace("Input should", "should")
+    if key and "input" in first and isinstance(first["input"], str | int | float | bool):
+        message += f" (it is {first['input']!r})"
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    where = f"{file}: " if file else ""
+    return f"{where}{key}{': ' if key else ''}{message}{more}"
+
+
+def _with_absolute_paths(settings: Settings, base: Path) -> Settings:
+    return settings.model_copy(
+        update={
+            "portal": _absolute(settings.portal, base).model_copy(
+                update={"database_url": _absolute_database_url(settings.portal.database_url, base)}
+            ),
+            "scheduler": settings.scheduler.model_copy(
+                update={
+                    "ssh": _absolute(settings.scheduler.ssh, base),
+                    "drmaa": _absolute(settings.scheduler.drmaa, base),
+                }
+            ),
+            "mail": _absolute(settings.mail, base),
+        }
+    )
+
+
+def _absolute(section: SectionT, base: Path) -> SectionT:
+    paths = {name: base / value for name, value in section if isinstance(value, Path)}
+    return section.model_copy(update=paths)
+
+
+def _absolute_database_url(url: str, base: Path) -> str:
+    parts = make_url(url)
+    if parts.get_backend_name() != "sqlite" or not parts.database:
+        return url
+    return parts.set(database=str(base / parts.database)).render_as_string(hide_password=False)

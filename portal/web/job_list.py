@@ -1,0 +1,47 @@
+"""The list of somebody's jobs, as its page shows it."""
+
+from dataclasses import dataclass
+
+from portal.jobs import words
+from portal.jobs.access import Viewer
+from portal.jobs.models import Job
+from portal.jobs.store import JobRecord
+from portal.web.context import web
+from portal.web.job_page import sentence_beside_badge, took
+from portal.web.pages import TONES
+
+MAX_ROWS = 200
+
+
+@dataclass(frozen=True)
+class JobRow:
+    """One line of the list."""
+
+    job: Job
+    title: str
+    application_title: str
+    word: str
+    tone: str
+    took: str
+    outcome: str
+
+
+def build_job_list(viewer: Viewer) -> list[JobRow]:
+    """The jobs of this browser session, newest first; none where it has sent nothing in. Raises StorageError."""
+    if viewer.session_id is None:
+        return []
+    return [_row(record) for record in web().jobs.newest(MAX_ROWS, session_id=viewer.session_id)]
+
+
+def _row(record: JobRecord) -> JobRow:
+    application = web().jobs.application_of(record)
+    answer = record.result.answer if record.result else None
+    return JobRow(
+        job=record.job,
+        title=words.title(record),
+        application_title=application.title if application else record.job.application,
+        word=words.state_word(record),
+        tone=TONES[record.job.state],
+        took=took(record, web().clock.now_utc()),
+        outcome=answer or sentence_beside_badge(words.summary(record)),
+    )

@@ -1,0 +1,65 @@
+"""The pages of jobs: one job, its state for the page's script, the wish to cancel it, and the visitor's own list."""
+
+import hashlib
+import json
+
+from flask import Blueprint, Response, make_response, redirect, request, url_for
+from flask.typing import ResponseReturnValue
+
+from portal.jobs.ids import is_job_id
+from portal.jobs.service import job_not_found
+from portal.web.context import web
+from portal.web.job_list import build_job_list
+from portal.web.job_page import build_job_page, job_state
+from portal.web.pages import render_page
+from portal.web.visitors import browser_viewer, find_job, open_with_mailed_key
+
+blueprint = Blueprint("jobs", __name__)
+
+
+@blueprint.get("/jobs")
+def mine() -> str:
+    """The jobs that this browser sent in, newest first."""
+    return render_page("jobs.html", rows=build_job_list(browser_viewer()))
+
+
+@blueprint.get("/jobs/<job_id>")
+def page(job_id: str) -> ResponseReturnValue:
+    """A job. With the key of the mailed link, the browser is let in and sent on to the address without it."""
+    key = request.args.get("key")
+    if key is not None:
+        open_with_mailed_key(job_id, key)
+        return redirect(url_for("jobs.page", job_id=job_id))
+    viewer = browser_viewer()
+    job_page = build_job_page(find_job(viewer, job_id), viewer)
+    return render_page("job.html", page=job_page, scheduler=job_page.scheduler)
+
+
+@blueprint.get("/jobs/<job_id>/state")
+def state(job_id: str) -> Response:
+    """The job's state as JSON, and 304 to whom knows it already."""
+    text = json.dumps(job_state(find_job(browser_viewer(), job_id)), ensure_ascii=False)
+    response = make_response(text)
+    response.mimetype = "application/json"
+    response.set_etag(hashlib.sha256(text.encode()).hexdigest()[:32])
+    # It may be kept for comparison only: whether it may be seen is asked every time.
+    response.headers["Cache-Control"] = "private, no-cache"
+    return response.make_conditional(request)
+
+
+@blueprint.post("/jobs/<job_id>/cancel")
+def cancel(job_id: str) -> ResponseReturnValue:
+    """Ask that the job be cancelled, and show it again."""
+    viewer = browser_viewer()
+    find_job(viewer, job_id)
+    web().jobs.ask_cancel(viewer, job_id)
+    return redirect(url_for("jobs.page", job_id=job_id), 303)
+
+
+@blueprint.get("/results")
+def results() -> ResponseReturnValue:
+    """The address of results pages in the portal's first days: leads to the job's page."""
+    job_id = request.args.get("job_id", "")
+    if not is_job_id(job_id):
+        raise job_not_found()
+    return redirect(url_for("jobs.page", job_id=job_id, key=request.args.get("key")))

@@ -1,0 +1,24 @@
+"""Requests that are refused before any service is asked."""
+
+from portal.errors import PortalError
+
+
+class NotUnderstoodError(PortalError):
+    """The body of a request cannot be read."""
+
+    http_status = 400
+    title = "Not understood"
+
+
+class WrongHostError(PortalError):
+    """The request came under a name that is not the portal's: somebody else's page may have sent it."""
+
+    http_status = 400
+    title = "Not at this address"
+
+
+class UnsupportedMediaError(PortalError):
+    """The body of a request is of a kind that is not taken."""
+
+    http_status = 415
+    title = "Not understood"

@@ -1,0 +1,72 @@
+"""Who is at the other end: what the browser's signed cookie says, checked against the sessions on the server."""
+
+from flask import request, session
+
+from portal.errors import NotFoundError
+from portal.jobs.access import Viewer
+from portal.jobs.keys import Purpose
+from portal.jobs.service import job_not_found
+from portal.jobs.store import JobRecord
+from portal.people.sessions import live_session_id, new_session_key, session_id_of
+from portal.web.context import web
+
+MAX_VIEWED = 50
+"""Jobs whose mailed links a browser has opened, that its cookie holds; the oldest are forgotten first."""
+
+
+def browser_viewer() -> Viewer:
+    """The browser that asks for a page."""
+    key = session.get("key")
+    session_id = live_session_id(web().jobs.database, key, web().clock.now_utc()) if isinstance(key, str) else None
+    return Viewer(session_id=session_id, viewed=dict(_viewed()))
+
+
+def api_viewer() -> Viewer:
+    """The program that calls the REST interface. Cookies count for nothing there."""
+    return Viewer(owner_key=request.headers.get("X-Job-Key"))
+
+
+def find_job(viewer: Viewer, job_id: str) -> JobRecord:
+    """The job, if this viewer may see it. Raises NotFoundError, and TooManyRequestsError for whom guesses."""
+    web().misses.check(_address())
+    try:
+        return web().jobs.record_for(viewer, job_id)
+    except NotFoundError:
+        web().misses.note(_address())
+        raise
+
+
+def open_with_mailed_key(job_id: str, key: str) -> None:
+    """Let this browser see the job from now on, if the key is right. Raises as `find_job` does."""
+    web().misses.check(_address())
+    try:
+        job = web().jobs.record(job_id).job
+        if not web().keys.is_valid(key, Purpose.VIEW, job_id, job.key_generation):
+            raise job_not_found()
+    except NotFoundError:
+        web().misses.note(_address())
+        raise
+    others = [entry for entry in _viewed() if entry[0] != job_id]
+    session["viewed"] = [*others, (job_id, job.key_generation)][-MAX_VIEWED:]
+    session.permanent = True
+
+
+def ensure_session_key() -> None:
+    """Give the browser a session key when it gets a form: a form sent twice at once must come from one session."""
+    if not isinstance(session.get("key"), str):
+        session["key"] = new_session_key()
+        session.permanent = True
+
+
+def submitting_session_id() -> str:
+    """The session under which a job is sent in; it gets its row when the job is accepted."""
+    ensure_session_key()
+    return session_id_of(session["key"])
+
+
+def _viewed() -> list[tuple[str, int]]:
+    return [(job_id, generation) for job_id, generation in session.get("viewed", [])]
+
+
+def _address() -> str:
+    return request.remote_addr or ""
