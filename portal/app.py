@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from flask import Flask
+
 from portal.applications.catalog import Catalog
 from portal.clock import Clock, SystemClock
 from portal.database import Database
@@ -19,6 +21,9 @@ from portal.schedulers.base import Scheduler
 from portal.schedulers.local import LocalScheduler
 from portal.settings import Settings
 from portal.shipped import shipped_dir
+from portal.web.context import Web
+from portal.web.misses import Misses
+from portal.web.site import make_site
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,13 @@ def build_parts(settings: Settings, clock: Clock | None = None) -> Parts:
     catalog = Catalog.load(settings.portal.templates_dir, site_facts(settings))
     service = JobService(database, folder, catalog, keys, clock, settings.portal.base_url)
     return Parts(settings, clock, database, folder, catalog, keys, service)
+
+
+def create_app(settings: Settings, parts: Parts | None = None) -> Flask:
+    """The web application, over `parts` where they are built already. Raises SettingsError or StorageError."""
+    parts = parts or build_parts(settings)
+    misses = Misses(settings.limits.misses_per_minute_per_ip)
+    return make_site(Web(settings, parts.clock, parts.keys, parts.jobs, misses))
 
 
 def build_scheduler(parts: Parts) -> Scheduler:

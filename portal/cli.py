@@ -28,8 +28,8 @@ class PortalGroup(click.Group):
         try:
             return super().invoke(ctx)
         except InvalidInputError as error:
-            for message in error.field_errors.values():
-                complain(message)
+            for name, message in error.field_errors.items():
+                complain(message if message.lower().startswith(name) else f"{name}: {message}")
             raise click.exceptions.Exit(1) from error
         except PortalError as error:
             complain(str(error))

@@ -29,6 +29,9 @@ SETTLED_SECONDS = 60.0
 STOP_MARGIN_SECONDS = 15.0
 """What a child gets to end beyond the time that running programs have: requests and statements under way."""
 
+REPEAT_SECONDS = 1.0
+"""Signals that follow the first one so closely are the same wish: `make`, `timeout` and shells pass one on again."""
+
 _PROBE_PAUSE_SECONDS = 0.1
 _PROBE_SECONDS = 5.0
 
@@ -119,6 +122,7 @@ class Supervisor:
         self._last = [child for child in self._children if child.name == stopped_last]
         self._first = [child for child in self._children if child.name != stopped_last]
         self._stop_seconds = stop_seconds
+        self._asked_seconds = 0.0
 
     def run(self) -> int:
         """Work until SIGTERM, SIGINT or SIGHUP; the exit code: 0 where all ended by themselves then."""
@@ -136,6 +140,7 @@ class Supervisor:
     def _stop(self, signals: SignalPipe) -> bool:
         """Stop all in order; False where one had to be killed."""
         log.info("stopping")
+        self._asked_seconds = time.monotonic()
         clean = self._end(self._first, self._stop_seconds + STOP_MARGIN_SECONDS, signals)
         # It records how the client's programs ended, and goes last.
         clean = clean and self._end(self._last, STOP_MARGIN_SECONDS, signals)
@@ -157,7 +162,7 @@ class Supervisor:
                 names = [child.name for child in children if not child.has_ended()]
                 log.error("did not end in time, and is killed", processes=", ".join(names))
                 return False
-            if signals.wait(left_seconds):
+            if signals.wait(left_seconds) and time.monotonic() - self._asked_seconds > REPEAT_SECONDS:
                 log.warning("asked to stop a second time: everything is killed")
                 return False
         return True

@@ -68,7 +68,7 @@ class PortalSection(_Section):
         default_factory=lambda: shipped_dir("job_templates"),
         description="The folder of the applications; by default those that come with the portal.",
     )
-    access: Literal["open", "sign-in"] = Field("open", description="Who may submit: anybody, or who has signed in.")
+    access: Literal["open", "sign-in"] = Field("open", description="Who may submit; this version has `open` only.")
     secret_key_file: Path | None = Field(
         None,
         description="The file of the portal's one secret; by default made beside the database, mode 0600.",
@@ -87,7 +87,7 @@ class PortalSection(_Section):
 
 
 class SshSection(_Section):
-    """How to reach a cluster's login node."""
+    """How to reach a cluster's login node. Read by `slurm-ssh`, which this version does not have yet."""
 
     host: str | None = Field(None, description="The login node.")
     port: int = Field(22, ge=1, le=65535, description="Its SSH port.")
@@ -100,7 +100,7 @@ class SshSection(_Section):
 
 
 class DrmaaSection(_Section):
-    """A DRMAA library."""
+    """A DRMAA library. Read by `drmaa`, which this version does not have yet."""
 
     library: Path | None = Field(None, description="The library's file.")
     native_specification: str = Field("", description="Added to each job's native specification.")
@@ -109,7 +109,9 @@ class DrmaaSection(_Section):
 class SchedulerSection(_Section):
     """Where jobs run."""
 
-    kind: Literal["local", "slurm", "slurm-ssh", "drmaa"] = Field("local", description="Which scheduler.")
+    kind: Literal["local", "slurm", "slurm-ssh", "drmaa"] = Field(
+        "local", description="Which scheduler; this version has `local` only."
+    )
     poll_seconds: float = Field(2, gt=0, le=3600, description="Seconds from one look at the scheduler to the next.")
     grace_seconds_or_none: float | None = Field(
         None,
@@ -117,11 +119,15 @@ class SchedulerSection(_Section):
         ge=0,
         description="Seconds to wait for evidence that lags behind: 90, and 5 for the local scheduler.",
     )
-    partition: str | None = Field(None, description="The partition, unless the application names one.")
-    account: str | None = Field(None, description="The account that is charged.")
-    qos: str | None = Field(None, description="The quality of service.")
+    partition: str | None = Field(
+        None, description="The partition, unless the application names one (not for `local`)."
+    )
+    account: str | None = Field(None, description="The account that is charged (not for `local`).")
+    qos: str | None = Field(None, description="The quality of service (not for `local`).")
     node_python: str = Field("python3", description="Python 3.6 or newer on the compute nodes.")
-    command_prefix: list[str] = Field(default_factory=list, description="Put before each of the scheduler's commands.")
+    command_prefix: list[str] = Field(
+        default_factory=list, description="Put before each of the scheduler's commands (not for `local`)."
+    )
     ssh: SshSection = SshSection()
     drmaa: DrmaaSection = DrmaaSection()
 

@@ -36,10 +36,11 @@ def render_program(
         keep_trailing_newline=True,
     )
     environment.filters["single_quoted"] = single_quoted
+    asked = _resources(application, resources or {})
     try:
         return environment.from_string(application.program_template).render(
             site=dict(site),
-            resources=_resources(application, resources or {}),
+            resources=asked,
             application={"name": application.name, "title": application.title},
         )
     except Exception as error:  # a template can raise anything, such as ZeroDivisionError
@@ -70,6 +71,8 @@ def _refuse(application: Application, error: Exception) -> NoReturn:
     line = _line_of(error)
     where = f"{application.program_file}: line {line}" if line else f"{application.program_file}"
     what = str(error) if isinstance(error, TemplateError) else f"{type(error).__name__}: {error}"
+    if "comment tag" in what:  # the shell's ${#x} is the usual reason
+        what += "; “{#” begins a comment of the template, and {% raw %}${#x}{% endraw %} is the shell's"
     if isinstance(error, UndefinedError):
         what += "; a template may use site, resources and application"
     raise DefinitionError(one_line(f"{where}: {what}")) from error

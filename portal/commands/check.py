@@ -48,7 +48,10 @@ class Finding:
 @as_json_option
 @pass_context
 def check(context: CommandContext, with_job: bool, as_json: bool) -> None:
-    """Say what works and what does not; exit 1 if something is broken."""
+    """Say what works and what does not.
+
+    One line a part; exit 1 if one of them is broken.
+    """
     findings = list(_findings(context, with_job))
     if as_json:
         say_json([{"name": f.name, "state": f.verdict.value, "detail": f.detail} for f in findings])

@@ -19,7 +19,10 @@ from portal.signal_pipe import stop_on_signals
 @click.command()
 @pass_context
 def serve(context: CommandContext) -> None:
-    """Run the whole portal on this machine: web server, dispatcher and one compute client."""
+    """Run it all on one machine.
+
+    Web server, dispatcher and one compute client, until Ctrl-C or SIGTERM; what dies is started again.
+    """
     from portal.serve import ChildCommand, Supervisor, announce_when_ready
 
     parts = context.daemon_parts()
@@ -74,7 +77,10 @@ def web(context: CommandContext, fd: int | None) -> None:
 @click.command()
 @pass_context
 def dispatcher(context: CommandContext) -> None:
-    """Run the dispatcher: it hands jobs to the scheduler, watches them, and sends mail. One is active at a time."""
+    """Run the dispatcher.
+
+    It hands jobs to the scheduler, watches them and sends mail. One is active at a time; another one waits.
+    """
     from portal.app import build_dispatcher
 
     build_dispatcher(context.daemon_parts()).run(stop_on_signals())
@@ -86,7 +92,10 @@ def dispatcher(context: CommandContext) -> None:
 )
 @pass_context
 def client(context: CommandContext, slots: int | None) -> None:
-    """Run a compute client of the embedded scheduler: it takes jobs from the queue and works."""
+    """Run a compute client.
+
+    It takes jobs from the queue of the embedded scheduler, and runs them on this machine.
+    """
     from portal.schedulers.client import ComputeClient
 
     parts = context.daemon_parts()

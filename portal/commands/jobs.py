@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from portal.app import Parts
+from portal.app import Parts, build_adoption
 from portal.applications.parameters import Upload
 from portal.clock import utc_text
 from portal.commands.context import CommandContext, pass_context
@@ -221,11 +221,11 @@ def cancel(context: CommandContext, job_ids: Sequence[str], as_json: bool) -> No
 @click.command()
 @pass_context
 def reindex(context: CommandContext) -> None:
-    """Take up the job directories that the database does not know, such as after it was restored from a copy."""
-    from portal.dispatch.adoption import adopt_orphans
+    """Take up job directories unknown to the database.
 
-    parts = context.parts
-    report = adopt_orphans(parts.database, parts.folder, parts.jobs, parts.clock, older_than_seconds=0)
+    Such as after it was restored from a copy; the dispatcher does the same with what is ten minutes old.
+    """
+    report = build_adoption(context.parts).adopt_orphans(older_than_seconds=0)
     say(f"{report.adopted} taken up, {report.swept} leftovers removed, {report.unreadable} unreadable")
     if report.unreadable:
         raise click.exceptions.Exit(1)

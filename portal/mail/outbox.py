@@ -23,10 +23,9 @@ from portal.jobs.job_files import read_job_file
 from portal.jobs.keys import Keys
 from portal.jobs.models import Job, MailOutbox
 from portal.jobs.store import JobRecord, load_record
-from portal.jobs.words import visible
 from portal.mail.facts import Site
 from portal.mail.facts import mail_domain as mail_domain
-from portal.mail.message import Outcome, build_message, message_id, parse_message
+from portal.mail.message import Outcome, build_message, message_id, one_line, parse_message
 from portal.mail.transport import Transport
 from portal.node.durable import write_durably
 from portal.settings import Settings
@@ -278,7 +277,7 @@ class OutboxSender:
 
     def _note_failure(self, owed: _Owed, reason: str, *, permanent: bool) -> None:
         row, now = owed.row, self._clock.now_utc()
-        shown = visible(reason)[:_ERROR_MAX_CHARACTERS]
+        shown = one_line(reason)[:_ERROR_MAX_CHARACTERS]
         tries = row.tries + 1
         if permanent:
             self._update(row, tries=tries, last_error=shown, refused_at=now)

@@ -75,7 +75,11 @@ def _from_json() -> _Body:
     problems = {name: f"{name}: there is no such field here." for name in body if name not in _BODY_FIELDS}
     problems |= {
         name: f"{name}: should be {noun}."
-        for name, kind, noun in (("application", str, "a text"), ("inputs", dict, "an object"), ("email", str, "a text"))
+        for name, kind, noun in (
+            ("application", str, "a text"),
+            ("inputs", dict, "an object"),
+            ("email", str, "a text"),
+        )
         if not isinstance(body.get(name), kind)
     }
     if problems:
@@ -116,7 +120,7 @@ def _from_form() -> _Body:
     uploads = uploads_from_form()
     check_total_size(uploads)
     texts = {name: text for name, text in request.form.items() if name not in ("application", "email")}
-    return _Body(request.form.get("application", ""), texts | uploads, request.form.get("email", ""))
+    return _Body(request.form.get("application", ""), {**texts, **uploads}, request.form.get("email", ""))
 
 
 def _integer(text: str) -> int | str:

@@ -84,4 +84,6 @@ def _form_again(application: Application, errors: Mapping[str, str], notice: str
 def _render(form: Form, notice: str = "") -> str:
     ensure_session_key()
     others = [other for other in web().jobs.catalog.applications.values() if other.name != form.application.name]
-    return render_page("application.html", form=form, notice=notice, others=others, is_remembered=bool(remembered_email()))
+    return render_page(
+        "application.html", form=form, notice=notice, others=others, is_remembered=bool(remembered_email())
+    )

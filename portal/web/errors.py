@@ -8,7 +8,7 @@ from http import HTTPStatus
 import structlog
 from flask import Flask, Response, jsonify, make_response, render_template, request
 from flask.typing import ResponseReturnValue
-from flask_wtf.csrf import CSRFError
+from flask_wtf.csrf import CSRFError  # type: ignore[import-untyped]
 from werkzeug.exceptions import HTTPException
 
 from portal.errors import InvalidInputError, PortalError
@@ -26,8 +26,7 @@ _HTTP_TEXTS = {
     405: ("Not possible here", "This address does not take this kind of request."),
     413: (
         "Too large",
-        "That is more than the portal takes at once: one submission may have at most {limit} MiB, files and text "
-        "together. Nothing was sent in.",
+        "That is more than the portal takes: one submission may have at most {limit} MiB in all. Nothing was sent in.",
     ),
     414: ("Too long", "This address is longer than the portal takes."),
     415: ("Not understood", "The contents are of a kind that is not taken here."),

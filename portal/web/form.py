@@ -141,8 +141,7 @@ def example_texts(application: Application, name: str) -> dict[str, str]:
 def _groups(application: Application, fields: Mapping[str, FormField]) -> tuple[FieldGroup, ...]:
     titles = list(dict.fromkeys(parameter.group for parameter in application.parameters))
     return tuple(
-        FieldGroup(title, tuple(fields[p.name] for p in application.parameters if p.group == title))
-        for title in titles
+        FieldGroup(title, tuple(fields[p.name] for p in application.parameters if p.group == title)) for title in titles
     )
 
 

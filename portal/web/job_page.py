@@ -13,13 +13,12 @@ from portal.jobs.states import JobState
 from portal.jobs.store import JobRecord
 from portal.jobs.view import Output
 from portal.web.context import web
+from portal.web.job_state import ERROR_OUTPUT, OUTPUT, job_state
 from portal.web.pages import TONES, duration, file_size_words
 from portal.web.results_template import render_results
 from portal.web.scheduler_status import SchedulerStatus, scheduler_status
 from portal.web.timeline import Bar, draw_timeline
 
-OUTPUT = "output.txt"
-ERROR_OUTPUT = "err_output.txt"
 _TAIL_BYTES = 8 * 1024
 _TAIL_LINES = 60
 _LONG_VALUE = 40
@@ -71,6 +70,8 @@ class JobPage:
     results: str
     may_cancel: bool
     scheduler: SchedulerStatus
+    tag: str
+    """What the page's script tells the portal that it shows already."""
 
     @property
     def is_final(self) -> bool:
@@ -108,23 +109,8 @@ def build_job_page(record: JobRecord, viewer: Viewer) -> JobPage:
         results=render_results(application, record, outputs),
         may_cancel=_may_cancel(record, viewer),
         scheduler=scheduler_status(),
+        tag=job_state(record).tag,
     )
-
-
-def job_state(record: JobRecord) -> dict[str, object]:
-    """What the page polls: when any of it changes, there is something new to show. Raises StorageError."""
-    work = web().jobs.folder.job(record.job.job_id).attempt(record.job.attempt_number).work
-    status = scheduler_status()
-    return {
-        "job_id": record.job.job_id,
-        "state": record.job.state.value,
-        "word": words.state_word(record),
-        "summary": words.summary(record),
-        "version": record.job.version,
-        "is_final": record.job.state.is_final,
-        "output_bytes": sum(file_size(work, name) or 0 for name in (OUTPUT, ERROR_OUTPUT)),
-        "scheduler": status.kind,
-    }
 
 
 def sentence_beside_badge(summary: str) -> str:

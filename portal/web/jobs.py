@@ -1,8 +1,5 @@
 """The pages of jobs: one job, its state for the page's script, the wish to cancel it, and the visitor's own list."""
 
-import hashlib
-import json
-
 from flask import Blueprint, Response, make_response, redirect, request, url_for
 from flask.typing import ResponseReturnValue
 
@@ -10,7 +7,8 @@ from portal.jobs.ids import is_job_id
 from portal.jobs.service import job_not_found
 from portal.web.context import web
 from portal.web.job_list import build_job_list
-from portal.web.job_page import build_job_page, job_state
+from portal.web.job_page import build_job_page
+from portal.web.job_state import job_state
 from portal.web.pages import render_page
 from portal.web.visitors import browser_viewer, find_job, open_with_mailed_key
 
@@ -38,13 +36,12 @@ def page(job_id: str) -> ResponseReturnValue:
 @blueprint.get("/jobs/<job_id>/state")
 def state(job_id: str) -> Response:
     """The job's state as JSON, and 304 to whom knows it already."""
-    text = json.dumps(job_state(find_job(browser_viewer(), job_id)), ensure_ascii=False)
-    response = make_response(text)
+    present = job_state(find_job(browser_viewer(), job_id))
+    response = make_response(present.text)
     response.mimetype = "application/json"
-    response.set_etag(hashlib.sha256(text.encode()).hexdigest()[:32])
-    # It may be kept for comparison only: whether it may be seen is asked every time.
-    response.headers["Cache-Control"] = "private, no-cache"
-    return response.make_conditional(request)
+    response.set_etag(present.tag)
+    response.make_conditional(request)
+    return response
 
 
 @blueprint.post("/jobs/<job_id>/cancel")

@@ -56,9 +56,6 @@ def file_size_words(size_bytes: int) -> str:
     """`17 bytes`, `1.2 MiB`."""
     if size_bytes < 1024:
         return "1 byte" if size_bytes == 1 else f"{size_bytes} bytes"
-    size = float(size_bytes)
-    for unit in ("KiB", "MiB", "GiB"):
-        size /= 1024
-        if size < 1000:
-            break
-    return f"{size:.1f} {unit}" if size < 10 else f"{size:.0f} {unit}"
+    power = min(3, (size_bytes.bit_length() - 1) // 10)
+    size = f"{size_bytes / 1024**power:.1f}".removesuffix(".0")
+    return f"{size} {('KiB', 'MiB', 'GiB')[power - 1]}"

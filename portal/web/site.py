@@ -5,7 +5,7 @@ from urllib.parse import urlsplit
 
 from flask import Flask, request
 from flask_bootstrap import Bootstrap5
-from flask_wtf.csrf import CSRFProtect
+from flask_wtf.csrf import CSRFProtect  # type: ignore[import-untyped]
 
 from portal.people.sessions import LIFETIME
 from portal.web import api, applications, health, help, job_downloads, jobs, mail  # noqa: A004

@@ -38,7 +38,7 @@ def submission_from_form(application: Application) -> Submission:
     check_total_size(uploads, sum(len(text) for text in request.form.values()))
     return Submission(
         application=application.name,
-        inputs=form_inputs(application.parameters, typed_texts() | uploads),
+        inputs=form_inputs(application.parameters, {**typed_texts(), **uploads}),
         email=request.form.get("email", ""),
         token=typed_token(),
         session_id=submitting_session_id(),

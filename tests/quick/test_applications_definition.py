@@ -1,7 +1,6 @@
 """What an application's folder may say, and the one line that an author reads when it says something else."""
 
 import os
-import re
 from pathlib import Path
 
 import pytest
@@ -222,8 +221,7 @@ HERE = "job_templates/app/application.toml: "
         (with_parameter('type = "number"\nmaximum = "1"'), "parameters[0].maximum: should be a number"),
         (
             with_parameter('type = "text"\npattern = "("'),
-            "parameters[0].pattern: should be a regular expression: "
-            "missing ), unterminated subpattern at position 0",
+            "parameters[0].pattern: should be a regular expression: missing ), unterminated subpattern at position 0",
         ),
         (with_parameter('type = "text"\ndefault = "-a"'), "parameters[0].default: must not begin with “-”"),
         (
@@ -330,7 +328,7 @@ HERE = "job_templates/app/application.toml: "
         (TOP + "[policy]\nmax_attempts = 11", "policy.max_attempts: should be less than or equal to 10"),
         (TOP + "[policy]\nmax_attempts = 0", "policy.max_attempts: should be greater than or equal to 1"),
         (TOP + "[policy]\nretention_days = 2.5", "policy.retention_days: should be a whole number"),
-        (TOP + "x = ", "is not TOML: Invalid value (at line 2, column 5)"),
+        (TOP + "x = \n", "is not TOML: Invalid value (at line 2, column 5)"),
         (TOP + TOP, "is not TOML: Cannot overwrite a value (at line 2, column 15)"),
         (TOP + 'x = "a\nb"', "is not TOML: Illegal character '\\n' (at line 2, column 7)"),
     ],
@@ -437,6 +435,11 @@ def test_a_program_sees_site_resources_and_application(folder: Path) -> None:
         ),
         ("{% if %}", "line 1: Expected an expression, got 'end of statement block'"),
         ("\n{{ x", "line 2: unexpected end of template, expected 'end of print statement'."),
+        (
+            "a\necho ${#x}",
+            """line 2: Missing end of comment tag; “{#” begins a comment of the template, \
+and {% raw %}${#x}{% endraw %} is the shell's""",
+        ),
         ("a\n{{ 1/0 }}", "line 2: ZeroDivisionError: division by zero"),
         ("{{ x | nothing }}", "line 1: No filter named 'nothing'."),
         ("{% include 'x' %}", "line 1: TypeError: no loader for this environment specified"),
@@ -449,10 +452,7 @@ def test_a_program_sees_site_resources_and_application(folder: Path) -> None:
 def test_a_template_with_a_mistake(folder: Path, template: str, message: str) -> None:
     with pytest.raises(DefinitionError) as caught:
         rendered(folder, template)
-    assert re.sub(r"; a template may.*", "", caught.value.visitor_message) == re.sub(
-        r"; a template may.*", "", f"job_templates/app/program.sh.j2: {message}"
-    )
-    assert ("; a template may" in caught.value.visitor_message) >= ("; a template may" in message)
+    assert caught.value.visitor_message == f"job_templates/app/program.sh.j2: {message}"
 
 
 def test_a_resource_cannot_bring_shell_into_the_program(folder: Path) -> None:

@@ -60,7 +60,7 @@ def run(shell: str, values: Mapping[str, str], folder: Path) -> list[str]:
     script.write_bytes((shell_assignments(values) + f"printf '%s\\0' {names}\n").encode())
     done = subprocess.run([shell, str(script)], cwd=folder, capture_output=True, check=True, timeout=10)
     assert done.stderr == b""
-    assert sorted(os.listdir(folder)) == ["program.sh"]
+    assert [path.name for path in folder.iterdir()] == ["program.sh"]
     return done.stdout.decode().split("\0")[:-1]
 
 

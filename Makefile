@@ -1,0 +1,58 @@
+# What each command promises is in README.md. All of them set up what they need; they work as root and as anybody.
+
+VENV := .venv
+READY := $(VENV)/.ready
+SHELL_SCRIPTS := .ci/run $(wildcard bin/* deploy/*.sh deploy/*/*.sh)
+# Two at a time: most of a test's time is spent waiting for processes.
+TEST_WORKERS ?= 2
+
+.PHONY: help setup demo serve test test-quick check packages clean
+
+help:
+	@echo 'make demo        run one job through the portal, from the web form to the mail'
+	@echo 'make serve       serve on http://127.0.0.1:8080, data in ./data'
+	@echo 'make test        all tests; as root it installs the Debian packages that they need'
+	@echo 'make test-quick  the tests that need no servers: less than a minute'
+	@echo 'make check       linters, types, import rules'
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt deploy/make_venv.sh
+	@sh deploy/make_venv.sh
+	@touch $@
+
+demo: setup
+	@$(VENV)/bin/python deploy/demo.py
+
+serve: setup
+	@mkdir -p data
+	@PORTAL_PORTAL__JOBS_DIR='$(CURDIR)/data/jobs' \
+	 PORTAL_PORTAL__DATABASE_URL='sqlite:///$(CURDIR)/data/portal.db' \
+	 PORTAL_PORTAL__SECRET_KEY_FILE='$(CURDIR)/data/secret_key' \
+	 PORTAL_MAIL__FOLDER='$(CURDIR)/data/mail' \
+	 PORTAL_MAIL__SHOW_PAGE=true \
+	 exec $(VENV)/bin/portal serve
+
+test: setup packages
+	$(VENV)/bin/pytest -n $(TEST_WORKERS)
+
+test-quick: setup
+	$(VENV)/bin/pytest -q -n $(TEST_WORKERS) -m 'not daemon'
+
+check: setup packages
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+	$(VENV)/bin/vermin -t=3.6- --no-tips --violations portal/node
+	@if command -v shellcheck >/dev/null; then \
+	   echo shellcheck $(SHELL_SCRIPTS); shellcheck $(SHELL_SCRIPTS); \
+	 elif [ "$$CI" = true ]; then echo 'shellcheck is missing, which CI counts as a failure' >&2; exit 1; \
+	 else echo 'Left out: shellcheck is not installed (as root, make check installs it)'; fi
+
+# Only root can install Debian packages; everybody else runs what can be run.
+packages:
+	@if [ "$$(id -u)" = 0 ]; then sh deploy/install_test_packages.sh; fi
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

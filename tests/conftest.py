@@ -1,0 +1,31 @@
+"""What holds for all tests: a clean environment, and nothing left out in silence."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+for _name in [name for name in os.environ if name.startswith("PORTAL_")]:
+    # Whoever runs the tests may run a portal with settings of its own.
+    del os.environ[_name]
+
+
+def _is_ci() -> bool:
+    return os.environ.get("CI", "").lower() in ("1", "true")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
+    """With CI=true a test that was left out is a failure. (The summary says what was left out, and why: -ra.)"""
+    yield
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    left_out = reporter.stats.get("skipped", []) if reporter is not None else []
+    if _is_ci() and left_out and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say so, where it counts."""
+    left_out = terminalreporter.stats.get("skipped", [])
+    if _is_ci() and left_out:
+        terminalreporter.write_line(f"{len(left_out)} left out, which counts as failed since CI is set", red=True)
