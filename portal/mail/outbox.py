@@ -85,7 +85,7 @@ def prepare_node_mail(
     number = record.job.attempt_number
     mail_id = message_id(record.job.job_id, number, Outcome.SUCCEEDED, mail_domain(settings))
     attempt = directory.attempt(number)
-    if _prepared(attempt, mail_id) is not None:
+    if _prepared(attempt.mail, mail_id) is not None:
         return
     site = Site(settings, keys, application_title)
     facts = site.facts_before_the_end(record, mail_id, clock.now_utc())
@@ -243,13 +243,20 @@ class OutboxSender:
         if owed.held_until is not None:
             return False
         attempt = self._attempt(owed.row)
-        data = _prepared(attempt, owed.row.message_id)
+        file = self._file(owed.row, attempt)
+        data = _prepared(file, owed.row.message_id)
         if data is None:
             data = self._render(owed, attempt)
-            write_durably(str(attempt.mail), data, FILE_MODE)
+            write_durably(str(file), data, FILE_MODE)
         self._transport.send(parse_message(data))
         self._note_sent(owed.row, attempt)
         return True
+
+    def _file(self, row: MailOutbox, attempt: AttemptDirectory) -> Path:
+        """`mail.eml`; where nodes mail, only a success's: one that was thought dead may yet send what lies there."""
+        if self._settings.mail.sent_by == "node" and row.outcome != Outcome.SUCCEEDED:
+            return attempt.mail.with_name(f"mail-{row.outcome}.eml")
+        return attempt.mail
 
     def _render(self, owed: _Owed, attempt: AttemptDirectory) -> bytes:
         facts = self._site.facts(
@@ -334,9 +341,9 @@ def _corrected_since(session: Session, row: MailOutbox) -> bool:
     return bool(session.scalar(select(correction)))
 
 
-def _prepared(attempt: AttemptDirectory, mail_id: str) -> bytes | None:
-    """The bytes of `mail.eml` where it is this very message: a repeat must not differ from what may have gone out."""
-    data = _read(attempt.mail)
+def _prepared(file: Path, mail_id: str) -> bytes | None:
+    """The bytes of the file where it is this very message: a repeat must not differ from what may have gone out."""
+    data = _read(file)
     return data if data and parse_message(data)["Message-ID"] == mail_id else None
 
 

@@ -91,8 +91,14 @@ class Form:
     groups: tuple[FieldGroup, ...]
     email: FormField
     token: str
-    problems: tuple[tuple[str, str], ...] = ()
-    """Each mistake as the name of its field (empty where the form has none such) and a sentence."""
+    other_problems: tuple[str, ...] = ()
+    """Mistakes that belong to no field of the form, a sentence each."""
+
+    @property
+    def bad_fields(self) -> list[FormField]:
+        """The fields with a mistake, from the top."""
+        fields = [field for group in self.groups for field in group.fields]
+        return [field for field in [*fields, self.email] if field.error]
 
     @property
     def has_files(self) -> bool:
@@ -122,7 +128,7 @@ def make_form(
         groups=_groups(application, fields),
         email=_email_field(email, errors, first_bad),
         token=token,
-        problems=tuple((name if name in names else "", text) for name, text in errors.items()),
+        other_problems=tuple(text for name, text in errors.items() if name not in names),
     )
 
 

@@ -376,6 +376,20 @@ def test_a_nodes_mail_is_ready_before_it_starts_and_is_what_the_portal_sends_in_
     bench.close()
 
 
+def test_a_failure_leaves_alone_what_a_node_that_comes_back_would_send(tmp_path: Path, mail: KeptMail) -> None:
+    bench = Bench(tmp_path, by_node(tmp_path))
+    job_id = bench.running_job()
+    directory = bench.folder.job(job_id)
+    prepare_node_mail(bench.record(job_id), directory, bench.settings, bench.keys, bench.clock, bench.title)
+    prepared = bench.attempt(job_id).mail.read_bytes()
+    bench.move(job_id, JobState.FAILED, FailureReason.NODE_FAILURE)
+    bench.owe(job_id, "failed")
+    bench.sender(mail).send_due()
+    assert mail.messages[0]["Subject"] == f"[Portal] Failed: 8, 2 (job {job_id})"
+    assert bench.attempt(job_id).mail.read_bytes() == prepared
+    bench.close()
+
+
 def test_a_deleted_jobs_mail_is_not_sent(bench: Bench, mail: KeptMail) -> None:
     job_id = bench.done_job()
     with bench.database.writing() as session:
