@@ -106,7 +106,7 @@ class Portal:
         self._log = folder / "log"
         environment = os.environ | {
             "PORTAL_PORTAL__BIND": "127.0.0.1:0",
-            "PORTAL_PORTAL__BASE_URL": "http://127.0.0.1:8080",  # with port 0: the port is put in when it is known
+            "PORTAL_PORTAL__BASE_URL": "http://127.0.0.1:8080",  # the default: `serve` puts the real port in
             "PORTAL_PORTAL__JOBS_DIR": str(folder / "jobs"),
             "PORTAL_PORTAL__DATABASE_URL": f"sqlite:///{folder}/portal.db",
             "PORTAL_PORTAL__SECRET_KEY_FILE": str(folder / "secret_key"),
@@ -130,7 +130,7 @@ class Portal:
         """Where it serves, once it says so; empty before. Raises DemoError where it has ended."""
         if self._process.poll() is not None:
             raise DemoError(f"portal serve ended with exit code {self._process.returncode}")
-        found = re.search(r"http://\S+", self._output.read_text())
+        found = re.search(r"http://[^\s,]+", self._output.read_text())
         return found[0] if found else ""
 
     def stop(self) -> None:

@@ -3,7 +3,7 @@
 set -eu
 
 # dash: the shell of compute nodes under Debian; fonts-dejavu-core: what Chromium draws text with.
-packages="chromium dash fonts-dejavu-core git procps shellcheck"
+packages="chromium dash fonts-dejavu-core git postgresql procps shellcheck"
 
 missing=
 for package in $packages; do

@@ -49,7 +49,7 @@ class Serving:
     @property
     def address(self) -> str:
         """Where it serves; empty until it says so."""
-        found = re.search(r"http://\S+", self._output.read_text())
+        found = re.search(r"http://[^\s,]+", self._output.read_text())
         return found[0] if found else ""
 
     @property

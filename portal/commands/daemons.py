@@ -4,13 +4,12 @@ import os
 import socket
 import sys
 from functools import partial
-from urllib.parse import urlsplit
 
 import click
 
 from portal.commands.context import CommandContext, pass_context
 from portal.listening import address, open_listener
-from portal.settings import PortalSection, Settings
+from portal.settings import PortalSection, Settings, is_loopback
 from portal.signal_pipe import stop_on_signals
 
 # What only one of these commands needs is imported by it: the others start faster, and hold less memory.
@@ -53,9 +52,9 @@ def serve(context: CommandContext) -> None:
 
 
 def _base_url(settings: Settings, port: int) -> str:
-    """The setting; where any free port was asked for and no address is set, the one that came out."""
-    if settings.bind_port == 0 and settings.portal.base_url == PortalSection().base_url:
-        return f"{urlsplit(settings.portal.base_url).scheme}://{address(settings.bind_host, port)}"
+    """The setting; where it is left at its default, and only this machine is served, what really is listened on."""
+    if is_loopback(settings.bind_host) and settings.portal.base_url == PortalSection().base_url:
+        return f"http://{address(settings.bind_host, port)}"
     return settings.portal.base_url
 
 

@@ -9,10 +9,11 @@ from portal.applications.definition import Application
 from portal.errors import InvalidInputError
 from portal.web.context import web
 from portal.web.email_cookie import remember_email, remembered_email
-from portal.web.form import Form, example_texts, make_form
+from portal.web.form import Form, default_texts, example_texts, make_form
+from portal.web.job_inputs import input_texts
 from portal.web.pages import render_page
 from portal.web.submissions import new_token, submission_from_form, typed_texts, typed_token
-from portal.web.visitors import ensure_session_key
+from portal.web.visitors import browser_viewer, ensure_session_key, find_job
 
 blueprint = Blueprint("applications", __name__)
 SUBMIT_ENDPOINT = "applications.submit"
@@ -34,7 +35,7 @@ def start() -> str:
 
 @blueprint.get("/applications/<name>")
 def form(name: str) -> str:
-    """An application's form, filled in with an example where `?example=` names one."""
+    """An application's form; `?example=` fills in one of its examples, and `?from=` the inputs of an earlier job."""
     return _fresh_form(web().jobs.catalog.get(name))
 
 
@@ -61,12 +62,19 @@ def form_once_more() -> ResponseReturnValue:
 def _fresh_form(application: Application) -> str:
     form = make_form(
         application,
-        example_texts(application, request.args.get("example", "")),
+        _starting_texts(application),
         email=remembered_email(),
         token=new_token(),
         upload_mib=web().settings.limits.upload_mib,
     )
     return _render(form)
+
+
+def _starting_texts(application: Application) -> dict[str, str]:
+    earlier = request.args.get("from")
+    if earlier is not None:
+        return default_texts(application) | input_texts(find_job(browser_viewer(), earlier))
+    return example_texts(application, request.args.get("example", ""))
 
 
 def _form_again(application: Application, errors: Mapping[str, str], notice: str = "") -> str:

@@ -7,10 +7,11 @@ from portal.jobs.access import Viewer
 from portal.jobs.models import Job
 from portal.jobs.store import JobRecord
 from portal.web.context import web
-from portal.web.job_page import sentence_beside_badge, took
+from portal.web.job_page import took
 from portal.web.pages import TONES
 
 MAX_ROWS = 200
+MAX_ANSWER = 40
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,8 @@ class JobRow:
     word: str
     tone: str
     took: str
-    outcome: str
+    answer: str
+    """Its beginning; empty where there is none."""
 
 
 def build_job_list(viewer: Viewer) -> list[JobRow]:
@@ -35,7 +37,7 @@ def build_job_list(viewer: Viewer) -> list[JobRow]:
 
 def _row(record: JobRecord) -> JobRow:
     application = web().jobs.application_of(record)
-    answer = record.result.answer if record.result else None
+    answer = (record.result.answer if record.result else None) or ""
     return JobRow(
         job=record.job,
         title=words.title(record),
@@ -43,5 +45,5 @@ def _row(record: JobRecord) -> JobRow:
         word=words.state_word(record),
         tone=TONES[record.job.state],
         took=took(record, web().clock.now_utc()),
-        outcome=answer or sentence_beside_badge(words.summary(record)),
+        answer=answer if len(answer) <= MAX_ANSWER else answer[: MAX_ANSWER - 1] + "…",
     )

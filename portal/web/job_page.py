@@ -63,8 +63,8 @@ class JobPage:
     advice: str
     warning: str
     bars: list[Bar]
-    inputs: list[Fact]
-    resources: list[Fact]
+    facts: list[Fact]
+    """The inputs, and what the job may use at most."""
     tails: list[Tail]
     outputs: list[Output]
     results: str
@@ -77,6 +77,11 @@ class JobPage:
     def is_final(self) -> bool:
         """Whether the page need not look again."""
         return self.record.job.state.is_final
+
+    @property
+    def running_since(self) -> datetime | None:
+        """When its program began, while it is at work."""
+        return self.record.job.started_at if self.record.job.state is JobState.RUNNING else None
 
     @property
     def answer_is_long(self) -> bool:
@@ -102,8 +107,7 @@ def build_job_page(record: JobRecord, viewer: Viewer) -> JobPage:
         advice=words.advice(record),
         warning=(record.result.warning if record.result else None) or "",
         bars=draw_timeline(record, web().clock.now_utc()),
-        inputs=[_input_fact(record, row, application) for row in record.inputs],
-        resources=_resource_facts(record),
+        facts=[_input_fact(record, row, application) for row in record.inputs] + _resource_facts(record),
         tails=_tails(record),
         outputs=outputs,
         results=render_results(application, record, outputs),

@@ -73,14 +73,13 @@ def test_a_child_that_is_killed_is_started_again(start: Start, command: str) -> 
 
 
 def test_what_runs_at_a_stop_runs_again_as_a_new_attempt_after_the_next_start(start: Start) -> None:
-    serving = start(slow_div_seconds=600)
+    serving = start(slow_div_seconds=8)
     job_id = serving.submit()
     serving.wait_for_state(job_id, "running")
     family = serving.family()
     assert serving.stop() == 0
     assert not [member for member in family if is_alive(member)]
-    again = start(slow_div_seconds=0)
-    job = again.wait_for_state(job_id, "succeeded", 60)
+    job = start().wait_for_state(job_id, "succeeded", 60)
     assert [attempt["state"] for attempt in job["attempts"]] == ["failed", "succeeded"]
     assert job["answer"] == "4"
 

@@ -31,8 +31,9 @@ const forms = {
   },
   moment: (date) => {
     const time = `${pad(date.getHours())}:${pad(date.getMinutes())}`;
-    return isToday(date) ? `today, ${time}` : `${day(date)}, ${time}`;
+    return isToday(date) ? time : `${day(date)}, ${time}`;
   },
+  now: () => forms.clock(new Date()),
   ago: (date) => `${duration((Date.now() - date) / 1000)} ago`,
   since: (date) => duration((Date.now() - date) / 1000),
 };
