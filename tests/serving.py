@@ -4,8 +4,10 @@ import json
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -14,8 +16,7 @@ from urllib.request import ProxyHandler, build_opener
 from tests.waiting import wait_until
 
 _START_SECONDS = 30
-# Beats and leases are as in real life; programs are quick.
-_OPENER = build_opener(ProxyHandler({}))
+_OPENER = build_opener(ProxyHandler({}))  # whatever proxy the environment names
 
 Identity = tuple[int, str]
 """A process: its id, and when it started, so that an id that is used again is not taken for it."""
@@ -95,9 +96,15 @@ class Serving:
         shown: dict[str, Any] = json.loads(result.stdout)
         return shown
 
+    def state(self, job_id: str) -> str:
+        """The job's state, from the database itself: a command for each look would keep the machine busy."""
+        with closing(sqlite3.connect(self.folder / "portal.db")) as connection:
+            row = connection.execute("SELECT state FROM jobs WHERE job_id = ?", (job_id,)).fetchone()
+            return str(row[0])
+
     def wait_for_state(self, job_id: str, state: str, seconds: float = 30) -> dict[str, Any]:
         """The job once it has this state."""
-        wait_until(lambda: self.show(job_id)["state"] == state, seconds, f"job {job_id} to be {state}")
+        wait_until(lambda: self.state(job_id) == state, seconds, f"job {job_id} to be {state}")
         return self.show(job_id)
 
     def child(self, command: str) -> int:
@@ -107,10 +114,10 @@ class Serving:
                 return pid
         return 0
 
-    def family(self) -> set[Identity]:
-        """The supervisor and all its descendants, the programs of jobs included."""
+    def family(self, head: int | None = None) -> set[Identity]:
+        """The supervisor, or another head, and all its descendants, the programs of jobs included."""
         known = processes()
-        found = {self.process.pid}
+        found = {head or self.process.pid}
         while more := {pid for pid, parent, _ in known if parent in found} - found:
             found |= more
         return {identity for pid in found if (identity := identify(pid))}

@@ -41,7 +41,9 @@ class CommandContext:
         """The parts, for a command that talks to its user: its log holds what is wrong only. Raises PortalError."""
         settings = self.settings
         configure_logging(logging.WARNING)
-        return build_parts(settings)
+        parts = build_parts(settings)
+        click.get_current_context().call_on_close(parts.database.close)
+        return parts
 
     def daemon_parts(self) -> Parts:
         """The parts of a process that goes on, which logs what it does. Raises PortalError."""

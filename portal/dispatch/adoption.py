@@ -17,6 +17,7 @@ from sqlalchemy.exc import IntegrityError
 from portal.clock import Clock
 from portal.database import Database
 from portal.dispatch.restoration import insert_with_attempts
+from portal.errors import StorageError
 from portal.jobs.directory import JobDirectory, JobsFolder
 from portal.jobs.job_config import JobConfig, read_job_config
 from portal.jobs.models import Job
@@ -39,6 +40,7 @@ class AdoptionReport:
     adopted: int = 0
     swept: int = 0
     unreadable: int = 0
+    """Left alone: not the folder owner's, or not to be understood."""
 
 
 class Adoption:
@@ -63,9 +65,13 @@ class Adoption:
         for directory in self._without_row():
             try:
                 self._look_at(directory, older_than_seconds, report)
-            except (OSError, ValueError) as error:
+            except StorageError:
+                raise
+            except Exception as error:
+                # Whatever it is that one directory holds, the others are taken up.
                 report.unreadable += 1
-                log.warning("a job directory cannot be read", path=str(directory.path), error=str(error))
+                detail = f"{type(error).__name__}: {error}"
+                log.warning("a job directory cannot be taken up", path=str(directory.path), error=detail)
         return report
 
     def _without_row(self) -> Iterator[JobDirectory]:
@@ -108,11 +114,14 @@ class Adoption:
         try:
             with self._database.writing() as session:
                 insert_with_attempts(session, directory, config, application, instance, self._mail_domain)
-        except IntegrityError:
+        except IntegrityError as error:
             with self._database.reading() as session:
                 twin = find_by_token(session, config.token)
-            if twin is None or twin.job_id == config.job_id:
+                has_row = session.get(Job, config.job_id) is not None
+            if has_row:
                 return True  # its own web process, or another adoption, was faster
+            if twin is None:
+                raise ValueError("a row of another job stands in its way") from error
             self._folder.unlink_for_owner(config.owner, config.job_id)
             self._folder.sweep(directory)
             log.info("a repeated submission was swept", job_id=config.job_id, kept=twin.job_id)

@@ -102,8 +102,8 @@ def opens_new_attempt(
 ) -> bool:
     """Whether the application's policy answers this end with another attempt.
 
-    `counted_attempts` includes the one that ended. What the portal's own shutdown took away runs again whatever the
-    policy says, and what certainly never started does so within `max_attempts`.
+    `counted_attempts` includes the one that ended. Two ends are not the application's to judge: what the portal's own
+    shutdown took away runs again always, and what the scheduler lost before it started does so within `max_attempts`.
     """
     if ended.state is not JobState.FAILED or cancel_was_asked:
         return False
@@ -111,7 +111,8 @@ def opens_new_attempt(
         return True
     if ended.failure_reason not in RESUBMITTABLE_REASONS or counted_attempts >= max_attempts:
         return False
-    return resubmits or ended.never_started
+    lost_unstarted = ended.never_started and ended.failure_reason is FailureReason.LOST
+    return resubmits or lost_unstarted
 
 
 def _succeeded(attempt: AttemptFacts, observation: Observation, grace_is_over: bool) -> Verdict:
@@ -120,8 +121,8 @@ def _succeeded(attempt: AttemptFacts, observation: Observation, grace_is_over: b
         if ran_out:
             detail = f"The program reported success, but {_scheduler_words(observation)}."
             return Ended(JobState.FAILED, "scheduler", detail, FailureReason.OUT_OF_MEMORY)
-        if not observation.state.is_final and not grace_is_over:
-            return Unchanged(end_seen=True)
+        if not _has_spoken(observation, grace_is_over):
+            return _awaiting_final_word(attempt, observation)
     warning = "Part of the program ran out of memory: look at the results with care." if ran_out else None
     detail = "The node wrote: the program succeeded."
     return Ended(JobState.SUCCEEDED, "status_file", detail, warning=warning)
@@ -129,17 +130,34 @@ def _succeeded(attempt: AttemptFacts, observation: Observation, grace_is_over: b
 
 def _failed(attempt: AttemptFacts, observation: Observation, status: StatusFile, grace_is_over: bool) -> Verdict:
     """A failure waits for the scheduler's final word: a time limit kills program and wrapper with one signal."""
-    if not observation.state.is_final and not grace_is_over:
-        return Unchanged(end_seen=True)
+    if not _has_spoken(observation, grace_is_over):
+        return _awaiting_final_word(attempt, observation)
     wrote = f"The node wrote: {status.failure or 'the program failed.'}"
     if observation.state is SchedulerState.CANCELLED:
         return _cancelled(attempt, observation, f"{wrote} {_sentence(observation)}")
     if attempt.cancel_asked_by is not None and status.got_sigterm:
         return _cancelled(attempt, observation, f"{wrote} It had been told to end.")
+    if observation.ended_by_portal and status.got_sigterm:
+        reason = _NAMED_FAILURES.get(observation.state, FailureReason.PREEMPTED)
+        detail = f"{wrote} {_sentence(observation)}"
+        return Ended(JobState.FAILED, "scheduler", detail, reason, ended_by_portal=True)
     if observation.state in _NAMED_FAILURES:
         reason = _NAMED_FAILURES[observation.state]
         return Ended(JobState.FAILED, "scheduler", f"{wrote} {_sentence(observation)}", reason)
     return Ended(JobState.FAILED, "status_file", wrote, FailureReason.PROGRAM_ERROR)
+
+
+def _has_spoken(observation: Observation, grace_is_over: bool) -> bool:
+    """Whether the scheduler's final word is there, or has been waited for long enough. Silence is not waiting."""
+    if observation.state is SchedulerState.UNKNOWN:
+        return False
+    return observation.state.is_final or grace_is_over
+
+
+def _awaiting_final_word(attempt: AttemptFacts, observation: Observation) -> Unchanged:
+    """The grace period begins with the first answer: a scheduler that is out of reach starts no clock."""
+    is_silent = observation.state is SchedulerState.UNKNOWN
+    return Unchanged(end_seen=not is_silent or attempt.end_seen_at is not None)
 
 
 def _ended_without_word(attempt: AttemptFacts, observation: Observation) -> Ended:

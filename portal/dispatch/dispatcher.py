@@ -1,7 +1,7 @@
 """The dispatcher's loop: submit, look, decide, cancel, adopt; mail goes out in a thread of its own.
 
-Its first turn is a reconciliation like any other: whatever a predecessor left half-done is in the database or on
-disk, and each step starts from there.
+Its first act is to mend the files that a predecessor left. The rest of its first turn is a turn like any other:
+whatever was left half-done is in the database or on disk, and each step starts from there.
 """
 
 import threading
@@ -11,9 +11,11 @@ import structlog
 
 from portal.dispatch.adoption import ADOPTION_SECONDS, Adoption
 from portal.dispatch.context import Dispatch
+from portal.dispatch.doubts import resolve_doubts
 from portal.dispatch.evidence import Hearts
 from portal.dispatch.polling import Memory, correct_late, poll
-from portal.dispatch.submission import resolve_doubts, submit_accepted
+from portal.dispatch.reconciliation import reconcile
+from portal.dispatch.submission import submit_accepted
 from portal.dispatch.wishes import Wishes
 from portal.errors import PortalError, StaleEpochError
 from portal.mail.outbox import OutboxSender
@@ -36,6 +38,7 @@ class Dispatcher:
         self._memory = Memory(Hearts(dispatch.clock))
         self._wishes = Wishes(dispatch.clock)
         self._due_seconds: dict[str, float] = {}
+        self._is_reconciled = False
 
     def run(self, stop: threading.Event) -> None:
         """Dispatch until `stop` is set. Raises StaleEpochError where a newer dispatcher has taken over."""
@@ -60,12 +63,20 @@ class Dispatcher:
     def turn(self) -> None:
         """One look at everything that is due. What fails is logged and tried again; nothing is given up."""
         dispatch = self._dispatch
+        if not self._is_reconciled:
+            self._try("reconciliation", self._reconcile)
         self._try("wishes", lambda: self._wishes.carry_out(dispatch))
-        self._try("doubts", lambda: resolve_doubts(dispatch))
+        self._try("doubts", lambda: resolve_doubts(dispatch, self._memory))
         self._try("submission", lambda: submit_accepted(dispatch))
         self._every(dispatch.settings.scheduler.poll_seconds, "poll", lambda: poll(dispatch, self._memory))
         self._every(CORRECT_EVERY_SECONDS, "correction", lambda: correct_late(dispatch))
         self._every(ADOPT_EVERY_SECONDS, "adoption", self._adopt)
+
+    def _reconcile(self) -> None:
+        mended = reconcile(self._dispatch)
+        self._is_reconciled = True
+        if mended:
+            log.info("files that a predecessor left were mended", mended=mended)
 
     def _adopt(self) -> None:
         report = self._adoption.adopt_orphans(ADOPTION_SECONDS)

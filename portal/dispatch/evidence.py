@@ -1,6 +1,5 @@
 """What an attempt's `work/` says: the claim, the status file, the heart. All of it is hostile, and may lag behind."""
 
-import json
 import os
 import socket
 from dataclasses import dataclass
@@ -28,6 +27,11 @@ class NodeEvidence:
 
     claim: Claim | None
     status: StatusFile | None
+
+    @property
+    def tells_the_end(self) -> bool:
+        """Whether the status file says how the program ended."""
+        return self.status is not None and self.status.succeeded is not None
 
 
 def read_evidence(directory: AttemptDirectory, attempt: Attempt) -> NodeEvidence:
@@ -89,7 +93,10 @@ def _list_folder(directory: AttemptDirectory) -> None:
 def _read_claim(directory: AttemptDirectory, attempt: Attempt) -> Claim | None:
     data = read_job_file(directory.work, claims.FILE_NAME, claims.MAX_BYTES)
     if data is None:
-        return None
+        if not os.path.lexists(directory.work / claims.FILE_NAME):
+            return None
+        # A link, too large, or with a second name because its wrapper was killed while it took it.
+        return _spoilt_claim(attempt, ValueError("it may not be read"))
     try:
         claim = claims.parse(data)
     except ValueError as error:
@@ -109,7 +116,7 @@ def _read_status(directory: AttemptDirectory, attempt: Attempt) -> StatusFile | 
         return None
     try:
         status = status_file.parse(data)
-    except (ValueError, json.JSONDecodeError) as error:
+    except ValueError as error:
         log.warning("a status file is not right", name=attempt.scheduler_name, error=str(error))
         return None
     return status if (status.job_id, status.attempt) == (attempt.job_id, attempt.number) else None

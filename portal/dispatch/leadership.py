@@ -3,6 +3,9 @@
 The lock (`flock` beside a SQLite database, an advisory lock in PostgreSQL) keeps a second dispatcher waiting. It is
 not trusted alone: each take-over raises the epoch in the database, and every commit of a dispatcher checks in its
 own transaction that no newer epoch is there.
+
+The files of attempts carry epochs too, and outlive the database. So an epoch is at least the number of seconds since
+2026: that of a new or a restored database is still higher than any that the lost one wrote.
 """
 
 import fcntl
@@ -11,6 +14,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
@@ -24,6 +28,7 @@ from portal.jobs.models import DispatcherEpoch
 
 _LOOK_SECONDS = 0.25
 _ADVISORY_KEY = 0x706F7274616C  # the letters of "portal"
+_FIRST_EPOCH_AT = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 class Leadership:
@@ -35,22 +40,39 @@ class Leadership:
         self._lock_file: IO[bytes] | None = None
         self._lock_connection: Connection | None = None
         self.epoch = 0
+        self.previous_epoch = 0
+        """The newest epoch of which this database knew before; a file with a newer one was written for another."""
 
     def take(self, stop: threading.Event) -> bool:
-        """Wait for the lock and raise the epoch. False where `stop` was set first."""
+        """Wait for the lock and raise the epoch. False where `stop` was set first. Raises StorageError."""
         while not self._try_lock():
             if stop.wait(_LOOK_SECONDS):
                 return False
+        try:
+            self._raise_epoch()
+        except BaseException:
+            self.release()
+            raise
+        return True
+
+    def _raise_epoch(self) -> None:
+        now = self._clock.now_utc()
         with self._database.writing() as session:
             row = session.get(DispatcherEpoch, 1, with_for_update=True)
             if row is None:
-                row = DispatcherEpoch(row_id=1, epoch=0, holder="", taken_at=self._clock.now_utc())
+                row = DispatcherEpoch(row_id=1, epoch=0, holder="", taken_at=now)
                 session.add(row)
-            row.epoch += 1
+            previous = row.epoch
+            row.epoch = max(previous + 1, int((now - _FIRST_EPOCH_AT).total_seconds()))
             row.holder = f"{socket.gethostname()}:{os.getpid()}"
-            row.taken_at = self._clock.now_utc()
-            self.epoch = row.epoch
-        return True
+            row.taken_at = now
+            epoch = row.epoch
+        self.epoch, self.previous_epoch = epoch, previous
+
+    def require(self) -> None:
+        """Raise StaleEpochError where a newer dispatcher is: before files are written, which no rollback undoes."""
+        with self._database.reading() as session:
+            self.check(session)
 
     @contextmanager
     def writing(self) -> Iterator[Session]:

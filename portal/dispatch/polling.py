@@ -8,14 +8,17 @@ import structlog
 from sqlalchemy import select
 
 from portal.clock import parse_utc_text
+from portal.dispatch.answers import follow_claim
 from portal.dispatch.context import Dispatch, handle_of
 from portal.dispatch.decide import Alive, AttemptFacts, Ended, Unchanged, Verdict, decide
 from portal.dispatch.evidence import Hearts, NodeEvidence, read_evidence, take_claim
+from portal.dispatch.isolation import kept_apart
 from portal.dispatch.publication import publish_end
-from portal.errors import PortalError, SchedulerError, StaleEpochError
+from portal.errors import SchedulerError
 from portal.jobs.models import Attempt, Job, SchedulerHealth
 from portal.jobs.states import CORRECTABLE_REASONS, FailureReason, JobState
 from portal.jobs.store import Change, change_state
+from portal.node.claim import Claim
 from portal.schedulers.base import Health, Observation, SchedulerState
 
 log = structlog.get_logger()
@@ -50,7 +53,9 @@ def poll(dispatch: Dispatch, memory: Memory) -> bool:
     for job, attempt in pairs:
         handle = handles[attempt.scheduler_name]
         if handle is not None:
-            _try_to_look_at(dispatch, memory, job, attempt, observations[handle])
+            with kept_apart(attempt.scheduler_name):
+                observation = observations.get(handle, Observation(SchedulerState.UNKNOWN))
+                look_at(dispatch, memory, job, attempt, observation)
     memory.seen = {name: state for name, state in memory.seen.items() if name in handles}
     return True
 
@@ -72,17 +77,22 @@ def correct_late(dispatch: Dispatch) -> int:
         )
     corrected = 0
     for job, attempt in given_up:
-        status = read_evidence(dispatch.attempt_directory(attempt), attempt).status
-        if status is None or status.succeeded is None:
-            continue
-        if status.succeeded:
-            ended = Ended(JobState.SUCCEEDED, "status_file", "A late word from the node: the program had succeeded.")
-        else:
-            detail = f"A late word from the node: {status.failure or 'the program had failed.'}"
-            ended = Ended(JobState.FAILED, "status_file", detail, FailureReason.PROGRAM_ERROR)
-        publish_end(dispatch, job, attempt, ended, status=status, corrects=True)
-        corrected += 1
+        with kept_apart(attempt.scheduler_name):
+            corrected += _correct(dispatch, job, attempt)
     return corrected
+
+
+def _correct(dispatch: Dispatch, job: Job, attempt: Attempt) -> bool:
+    status = read_evidence(dispatch.attempt_directory(attempt), attempt).status
+    if status is None or status.succeeded is None:
+        return False
+    if status.succeeded:
+        ended = Ended(JobState.SUCCEEDED, "status_file", "A late word from the node: the program had succeeded.")
+    else:
+        detail = f"A late word from the node: {status.failure or 'the program had failed.'}"
+        ended = Ended(JobState.FAILED, "status_file", detail, FailureReason.PROGRAM_ERROR)
+    publish_end(dispatch, job, attempt, ended, status=status, corrects=True)
+    return True
 
 
 def store_health(dispatch: Dispatch, health: Health) -> None:
@@ -118,26 +128,20 @@ def _pairs(rows: Sequence[object]) -> list[Pair]:
     return [(row[0], row[1]) for row in rows]  # type: ignore[index]
 
 
-def _try_to_look_at(dispatch: Dispatch, memory: Memory, job: Job, attempt: Attempt, observation: Observation) -> None:
-    """What goes wrong with one attempt is logged, is tried again at the next poll, and keeps nobody else waiting."""
-    try:
-        _look_at(dispatch, memory, job, attempt, observation)
-    except StaleEpochError:
-        raise
-    except (PortalError, OSError) as error:
-        log.warning("an attempt cannot be settled yet", name=attempt.scheduler_name, error=str(error))
-    except Exception:
-        log.exception("an attempt cannot be settled", name=attempt.scheduler_name)
-
-
-def _look_at(dispatch: Dispatch, memory: Memory, job: Job, attempt: Attempt, observation: Observation) -> None:
+def look_at(dispatch: Dispatch, memory: Memory, job: Job, attempt: Attempt, observation: Observation) -> None:
+    """Weigh what is known of one attempt, and act upon it. Raises OSError, PortalError or StaleEpochError."""
     if not _is_news(memory, attempt, observation):
         return
     directory = dispatch.attempt_directory(attempt)
     evidence = read_evidence(directory, attempt)
-    heart_has_stopped = observation.state is SchedulerState.NOT_FOUND and memory.hearts.has_stopped(
-        directory, attempt, dispatch.grace_seconds
-    )
+    has_ended = observation.state.is_final or observation.state is SchedulerState.NOT_FOUND
+    heart_has_stopped = has_ended and memory.hearts.has_stopped(directory, attempt, dispatch.grace_seconds)
+    claim = evidence.claim
+    if claim is not None and _is_of_another_job(attempt, claim):
+        if follow_claim(dispatch, job, attempt, claim):
+            return  # what was observed is a twin that never started
+        if has_ended and not evidence.tells_the_end and not heart_has_stopped:
+            return  # nor is the end of that one the end of what started
     facts = _facts(dispatch, job, attempt, evidence, heart_has_stopped)
     verdict = decide(facts, observation, evidence.status, dispatch.now())
     _apply(dispatch, job, attempt, observation, evidence, verdict)
@@ -149,8 +153,13 @@ def _look_at(dispatch: Dispatch, memory: Memory, job: Job, attempt: Attempt, obs
 def _is_news(memory: Memory, attempt: Attempt, observation: Observation) -> bool:
     """Files are read only for attempts that began, left the queue or are missing, not for all at each poll."""
     if not observation.state.is_alive or attempt.end_seen_at is not None:
-        return observation.state is not SchedulerState.UNKNOWN
+        return True
     return memory.seen.get(attempt.scheduler_name) != observation.state or _differs(attempt, observation)
+
+
+def _is_of_another_job(attempt: Attempt, claim: Claim) -> bool:
+    """Whether another job in the scheduler than the one that is asked about started the program."""
+    return claim.by == "wrapper" and attempt.scheduler_id is not None and claim.scheduler_id != attempt.scheduler_id
 
 
 def _differs(attempt: Attempt, observation: Observation) -> bool:
@@ -214,10 +223,12 @@ def _store_alive(
         row.end_seen_at = None
         row.raw_state = observation.raw_state
         row.reason = observation.reason
-        row.node = (status.host if status else None) or observation.node or row.node
+        row.node = observation.node or (status.host if status else None) or row.node
         if state is JobState.RUNNING:
-            row.started_at = (parse_utc_text(status.started_at) if status else None) or observation.started_at
+            began = parse_utc_text(status.started_at) if status else observation.started_at
+            row.started_at = began or row.started_at
         if row.state is state:
+            job_row.started_at = row.started_at
             job_row.version += 1
             return
         where = f" on {observation.node}" if observation.node else ""

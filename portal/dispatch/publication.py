@@ -4,7 +4,9 @@ A crash before the commit leaves the job as it was, and the same evidence leads 
 that is not the one that counts any more publishes nothing.
 """
 
-from datetime import datetime, timedelta
+import os
+from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +15,21 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from portal.applications.definition import Application
-from portal.clock import parse_utc_text, utc_text
+from portal.clock import parse_utc_text
 from portal.dispatch.context import Dispatch
 from portal.dispatch.decide import Ended, opens_new_attempt
-from portal.dispatch.records import write_verdict
-from portal.jobs.directory import AttemptDirectory, JobDirectory
+from portal.dispatch.records import END_FIELDS, as_json, write_verdict
+from portal.jobs.directory import FILE_MODE, AttemptDirectory, JobDirectory
 from portal.jobs.job_files import read_tail
 from portal.jobs.models import Attempt, Job, JobResult
-from portal.jobs.rows import scheduler_name
-from portal.jobs.states import FailureReason, JobState
+from portal.jobs.rows import new_attempt_row
+from portal.jobs.states import CORRECTABLE_REASONS, FailureReason, JobState
 from portal.jobs.store import Change, add_event, change_state
 from portal.mail.outbox import mail_domain, owe_mail
 from portal.node.durable import fsync_folder
 from portal.node.output_files import STDERR_NAME, STDOUT_NAME
 from portal.node.status_file import StatusFile
-from portal.schedulers.base import Observation
+from portal.schedulers.base import Observation, SchedulerState
 
 log = structlog.get_logger()
 
@@ -36,6 +38,25 @@ ERROR = "ERROR"
 _MAX_ANSWER_FILE_BYTES = 1024 * 1024
 _MAX_ANSWER_CHARACTERS = 10_000
 _LINKS = (STDOUT_NAME, STDERR_NAME)
+
+
+@dataclass(frozen=True)
+class _End:
+    """An end with all that is to be written down of it."""
+
+    ended: Ended
+    facts: dict[str, Any]
+    """What the attempt's row will say; the keys are END_FIELDS."""
+    status: StatusFile | None
+    answer: str | None
+    next_attempt: Attempt | None
+    """The row of the attempt with which the job goes on, where it does."""
+    corrects: bool
+
+    @property
+    def outcome(self) -> str:
+        """What the visitor is told, in the outbox's words."""
+        return "corrected" if self.corrects else self.ended.state.value
 
 
 def publish_end(
@@ -54,26 +75,25 @@ def publish_end(
     Raises OSError where the disk refuses, StorageError where the database does, and StaleEpochError where a newer
     dispatcher is there: the job then stays as it was, and is looked at again.
     """
-    facts = _facts(dispatch, attempt, ended, observation, status, reason)
+    dispatch.leadership.require()
     application = dispatch.jobs.application_of_job(job.application)
-    reopens = not corrects and _reopens(dispatch, job, ended, application)
+    facts = _facts(dispatch, attempt, ended, observation, status, reason)
     answer = _find_answer(dispatch.attempt_directory(attempt), application) if _is_success(ended) else None
-    write_verdict(
-        dispatch.attempt_directory(attempt), _verdict(attempt, ended, facts, answer), dispatch.leadership.epoch
-    )
-    directory = dispatch.folder.job(job.job_id)
-    if not reopens:
-        publish_markers(directory, attempt.number, succeeded=_is_success(ended))
+    reopens = not corrects and _reopens(dispatch, job, ended, application)
+    next_attempt = _next_attempt(dispatch, attempt, ended, facts["node"]) if reopens else None
+    end = _End(ended, facts, status, answer, next_attempt, corrects)
+    _write_files(dispatch, job, attempt, end)
     with dispatch.leadership.writing() as session:
         row = session.get_one(Job, job.job_id)
         attempt_row = session.get_one(Attempt, (job.job_id, attempt.number))
-        if row.attempt_number != attempt.number or (row.state.is_final and not corrects):
+        if not _is_open(row, attempt, corrects=corrects):
             return
-        _store_facts(attempt_row, facts)
-        if reopens:
-            _open_new_attempt(dispatch, session, row, attempt_row, ended)
+        for name, value in facts.items():
+            setattr(attempt_row, name, value)
+        if next_attempt is not None:
+            _open_new_attempt(dispatch, session, row, attempt_row, ended, next_attempt)
         else:
-            _store_end(dispatch, session, row, attempt_row, ended, status, answer, corrects=corrects)
+            _store_end(dispatch, session, row, attempt_row, end)
     log.info(
         "attempt ended",
         job_id=job.job_id,
@@ -84,27 +104,62 @@ def publish_end(
     )
 
 
+def _write_files(dispatch: Dispatch, job: Job, attempt: Attempt, end: _End) -> None:
+    write_verdict(dispatch.attempt_directory(attempt), _verdict(attempt, end), dispatch.leadership.epoch)
+    directory = dispatch.folder.job(job.job_id)
+    if end.next_attempt is None:
+        publish_markers(directory, attempt.number, succeeded=_is_success(end.ended))
+    else:
+        withdraw_markers(directory)
+
+
+def _is_open(job: Job, attempt: Attempt, *, corrects: bool) -> bool:
+    """Whether the attempt still counts, and its end is still to be told, or is one that can be corrected."""
+    if job.attempt_number != attempt.number:
+        return False
+    return job.failure_reason in CORRECTABLE_REASONS if corrects else not job.state.is_final
+
+
 def publish_markers(directory: JobDirectory, attempt_number: int, *, succeeded: bool) -> None:
     """Put SUCCESS or ERROR and the links to the outputs into the job's folder. Doing it again changes nothing.
 
     Raises OSError.
     """
     for name in _LINKS:
-        _link(directory.path / name, f"attempts/{attempt_number}/work/{name}")
+        _link(directory.path / name, _target(attempt_number, name))
     marker, other = (SUCCESS, ERROR) if succeeded else (ERROR, SUCCESS)
     (directory.path / other).unlink(missing_ok=True)
-    (directory.path / marker).touch(mode=0o640)
+    (directory.path / marker).touch()
+    (directory.path / marker).chmod(FILE_MODE)
     fsync_folder(str(directory.path))
 
 
+def markers_are_right(directory: JobDirectory, attempt_number: int, *, succeeded: bool | None) -> bool:
+    """Whether markers and links are as `publish_markers` leaves them; for None, whether there is no marker."""
+    markers = [name for name in (SUCCESS, ERROR) if os.path.lexists(directory.path / name)]
+    if succeeded is None:
+        return not markers
+    return markers == [SUCCESS if succeeded else ERROR] and all(
+        _points_to(directory.path / name, _target(attempt_number, name)) for name in _LINKS
+    )
+
+
 def withdraw_markers(directory: JobDirectory) -> None:
-    """Take the markers away from a job that goes on. Raises OSError."""
+    """Take the markers away from a job that goes on; doing it again changes nothing. Raises OSError."""
     for marker in (SUCCESS, ERROR):
         (directory.path / marker).unlink(missing_ok=True)
 
 
+def _target(attempt_number: int, name: str) -> str:
+    return f"attempts/{attempt_number}/work/{name}"
+
+
+def _points_to(link: Path, target: str) -> bool:
+    return link.is_symlink() and str(link.readlink()) == target
+
+
 def _link(link: Path, target: str) -> None:
-    if link.is_symlink() and str(link.readlink()) == target:
+    if _points_to(link, target):
         return
     beside = link.with_name(f".{link.name}.new")
     beside.unlink(missing_ok=True)
@@ -124,31 +179,32 @@ def _facts(
     status: StatusFile | None,
     reason: str | None,
 ) -> dict[str, Any]:
-    """What the attempt's row will say of its end; the node's word before the scheduler's."""
-    seen = observation
+    """What the attempt's row will say of its end: the node's word first, but the scheduler's own name for the node."""
+    seen = observation or Observation(SchedulerState.UNKNOWN)
+    common = {
+        "node": seen.node or attempt.node or (status.host if status else None),
+        "raw_state": seen.raw_state if observation else None,
+    }
     if status is not None and status.succeeded is not None:
-        return {
+        return common | {
             "exit_code": status.exit_code,
             "signal": status.signal,
-            "node": status.host,
-            "reason": reason or status.failure or (seen.reason if seen else None),
-            "raw_state": seen.raw_state if seen else None,
+            "reason": reason or status.failure or seen.reason,
             "started_at": parse_utc_text(status.started_at),
             "ended_at": parse_utc_text(status.ended_at) if status.ended_at else dispatch.now(),
         }
-    return {
-        "exit_code": seen.exit_code if seen else None,
-        "signal": seen.signal if seen else None,
-        "node": (seen.node if seen else None) or attempt.node,
-        "reason": reason or (seen.reason if seen else None) or ended.detail,
-        "raw_state": seen.raw_state if seen else None,
-        "started_at": None if ended.never_started else attempt.started_at or (seen.started_at if seen else None),
-        "ended_at": (seen.ended_at if seen else None) or dispatch.now(),
+    began = parse_utc_text(status.started_at) if status else attempt.started_at or seen.started_at
+    return common | {
+        "exit_code": seen.exit_code,
+        "signal": seen.signal,
+        "reason": reason or seen.reason or ended.detail,
+        "started_at": None if ended.never_started else began,
+        "ended_at": seen.ended_at or dispatch.now(),
     }
 
 
-def _verdict(attempt: Attempt, ended: Ended, facts: dict[str, Any], answer: str | None) -> dict[str, Any]:
-    shown = {key: utc_text(value) if isinstance(value, datetime) else value for key, value in facts.items()}
+def _verdict(attempt: Attempt, end: _End) -> dict[str, Any]:
+    ended, status, following = end.ended, end.status, end.next_attempt
     return {
         "attempt": attempt.number,
         "state": ended.state.value,
@@ -157,20 +213,19 @@ def _verdict(attempt: Attempt, ended: Ended, facts: dict[str, Any], answer: str 
         "detail": ended.detail,
         "by": ended.by,
         "ended_by_portal": ended.ended_by_portal,
-        "answer": answer,
+        "outcome": end.outcome,
+        "answer": end.answer,
         "warning": ended.warning,
-        **shown,
+        "wall_seconds": status.wall_seconds if status else None,
+        "peak_memory_mib": status.peak_memory_mib if status else None,
+        "next_attempt": following.number if following else None,
+        "next_excluded_nodes": following.excluded_nodes if following else [],
+        **{name: as_json(end.facts[name]) for name in END_FIELDS},
     }
 
 
-def _store_facts(attempt: Attempt, facts: dict[str, Any]) -> None:
-    for name, value in facts.items():
-        setattr(attempt, name, value)
-
-
 def _reopens(dispatch: Dispatch, job: Job, ended: Ended, application: Application | None) -> bool:
-    if application is None:
-        return False
+    policy = application.policy if application else None
     with dispatch.database.reading() as session:
         counted = session.scalar(
             select(func.count()).select_from(Attempt).where(Attempt.job_id == job.job_id, Attempt.counts)
@@ -178,74 +233,59 @@ def _reopens(dispatch: Dispatch, job: Job, ended: Ended, application: Applicatio
         cancel_was_asked = session.get_one(Job, job.job_id).cancel_asked_at is not None
     return opens_new_attempt(
         ended,
-        resubmits=application.policy.on_node_failure == "resubmit",
+        resubmits=policy is not None and policy.on_node_failure == "resubmit",
         counted_attempts=counted or 0,
-        max_attempts=application.policy.max_attempts,
+        max_attempts=policy.max_attempts if policy else 0,
         cancel_was_asked=cancel_was_asked,
     )
 
 
-def _open_new_attempt(dispatch: Dispatch, session: Session, job: Job, old: Attempt, ended: Ended) -> None:
+def _next_attempt(dispatch: Dispatch, old: Attempt, ended: Ended, node: str | None) -> Attempt:
+    """The row of the attempt with which the job goes on; a node that failed is left out where the scheduler can."""
+    avoided = list(old.excluded_nodes)
+    excludes = dispatch.scheduler.capabilities.can_exclude_nodes
+    if excludes and ended.failure_reason is FailureReason.NODE_FAILURE and node and node not in avoided:
+        avoided.append(node)
+    instance = dispatch.folder.instance()
+    return new_attempt_row(old.job_id, old.number + 1, instance, dispatch.now(), excluded_nodes=avoided)
+
+
+def _open_new_attempt(
+    dispatch: Dispatch, session: Session, job: Job, old: Attempt, ended: Ended, following: Attempt
+) -> None:
     """End the old attempt and open the next in one transaction: nobody ever sees the job as failed in between."""
-    now = dispatch.now()
     before = job.state
     old.state = ended.state
     old.failure_reason = ended.failure_reason
     old.counts = not ended.ended_by_portal
-    avoided = list(old.excluded_nodes)
-    excludes = dispatch.scheduler.capabilities.can_exclude_nodes
-    if excludes and ended.failure_reason is FailureReason.NODE_FAILURE and old.node and old.node not in avoided:
-        avoided.append(old.node)
-    number = old.number + 1
-    session.add(
-        Attempt(
-            job_id=job.job_id,
-            number=number,
-            state=JobState.ACCEPTED,
-            scheduler_name=scheduler_name(dispatch.folder.instance(), job.job_id, number),
-            cluster="",
-            counts=True,
-            excluded_nodes=avoided,
-            created_at=now,
-        )
-    )
-    job.attempt_number = number
+    session.add(following)
+    job.attempt_number = following.number
     job.state = JobState.ACCEPTED
     job.failure_reason = None
     job.started_at = job.ended_at = None
-    add_event(session, job, before, Change(now, ended.source, f"{ended.detail} It goes in again.", ended.by))
+    detail = f"{ended.detail} It goes in again."
+    add_event(session, job, before, Change(dispatch.now(), ended.source, detail, ended.by))
 
 
-def _store_end(
-    dispatch: Dispatch,
-    session: Session,
-    job: Job,
-    attempt: Attempt,
-    ended: Ended,
-    status: StatusFile | None,
-    answer: str | None,
-    *,
-    corrects: bool,
-) -> None:
+def _store_end(dispatch: Dispatch, session: Session, job: Job, attempt: Attempt, end: _End) -> None:
     now = dispatch.now()
-    change_state(
-        session, job, attempt, ended.state, Change(now, ended.source, ended.detail, ended.by), ended.failure_reason
-    )
+    ended, status = end.ended, end.status
+    change = Change(now, ended.source, ended.detail, ended.by)
+    change_state(session, job, attempt, ended.state, change, ended.failure_reason)
     job.started_at = attempt.started_at
     session.merge(
         JobResult(
             job_id=job.job_id,
             attempt_number=attempt.number,
-            answer=answer,
+            answer=end.answer,
             warning=ended.warning,
             wall_seconds=status.wall_seconds if status else None,
             peak_memory_mib=status.peak_memory_mib if status else None,
         )
     )
-    outcome = "corrected" if corrects else ended.state.value
     by_node = dispatch.settings.mail.sent_by == "node" and ended.state is JobState.SUCCEEDED
     not_before = now + timedelta(seconds=dispatch.grace_seconds) if by_node else now
-    owe_mail(session, job, outcome, now, mail_domain(dispatch.settings), not_before)
+    owe_mail(session, job, end.outcome, now, mail_domain(dispatch.settings), not_before)
 
 
 def _find_answer(directory: AttemptDirectory, application: Application | None) -> str | None:
@@ -254,4 +294,5 @@ def _find_answer(directory: AttemptDirectory, application: Application | None) -
         return None
     text = read_tail(directory.work, application.answer.file, _MAX_ANSWER_FILE_BYTES)
     found = application.answer.pattern.findall(text)
-    return str(found[-1])[:_MAX_ANSWER_CHARACTERS] if found else None
+    # PostgreSQL keeps no NUL in a text.
+    return str(found[-1]).replace("\0", "")[:_MAX_ANSWER_CHARACTERS] if found else None

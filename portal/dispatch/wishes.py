@@ -4,8 +4,11 @@ import structlog
 from sqlalchemy import select
 
 from portal.clock import Clock
+from portal.dispatch.answers import doubt
 from portal.dispatch.context import Dispatch, handle_of
 from portal.dispatch.decide import Ended
+from portal.dispatch.evidence import take_claim
+from portal.dispatch.isolation import kept_apart
 from portal.dispatch.publication import publish_end
 from portal.errors import SchedulerError
 from portal.jobs.models import Attempt, Job
@@ -37,36 +40,24 @@ class Wishes:
                 .where(Job.cancel_asked_at.is_not(None), Job.state.not_in(FINAL_STATES))
             ).all()
         wished = [(row[0], row[1]) for row in rows]
-        for job, attempt in wished:
-            if job.state is JobState.ACCEPTED:
-                self._end_unsubmitted(dispatch, job, attempt)
         names = {attempt.scheduler_name for _, attempt in wished}
         self._asked = {name: at for name, at in self._asked.items() if name in names}
-        self._cancel(dispatch, [attempt for job, attempt in wished if job.state is not JobState.ACCEPTED])
-        return len(wished)
+        due = [(job, attempt) for job, attempt in wished if self._is_due(attempt)]
+        for job, attempt in due:
+            if job.state is JobState.ACCEPTED:
+                # Before it is tried: one whose folder cannot be written waits like any other.
+                self._asked[attempt.scheduler_name] = self._clock.monotonic_seconds()
+                with kept_apart(attempt.scheduler_name):
+                    _end_unsubmitted(dispatch, job, attempt)
+        self._cancel(dispatch, [attempt for job, attempt in due if job.state is not JobState.ACCEPTED])
+        return len(due)
 
-    def _end_unsubmitted(self, dispatch: Dispatch, job: Job, attempt: Attempt) -> None:
-        detail = "Cancelled before it was handed to the scheduler."
-        by = job.cancel_asked_by or "portal"
-        try:
-            dispatch.attempt_directory(attempt).make()
-            publish_end(
-                dispatch,
-                job,
-                attempt,
-                Ended(JobState.CANCELLED, "wish", detail, by=by, never_started=True),
-                reason=detail,
-            )
-        except OSError as error:
-            log.warning("a cancellation cannot be written yet", job_id=job.job_id, error=str(error))
+    def _is_due(self, attempt: Attempt) -> bool:
+        asked_seconds = self._asked.get(attempt.scheduler_name)
+        return asked_seconds is None or self._clock.monotonic_seconds() - asked_seconds >= ASK_AGAIN_SECONDS
 
-    def _cancel(self, dispatch: Dispatch, attempts: list[Attempt]) -> None:
+    def _cancel(self, dispatch: Dispatch, due: list[Attempt]) -> None:
         now_seconds = self._clock.monotonic_seconds()
-        due = [
-            attempt
-            for attempt in attempts
-            if now_seconds - self._asked.get(attempt.scheduler_name, -ASK_AGAIN_SECONDS) >= ASK_AGAIN_SECONDS
-        ]
         handles = {attempt.scheduler_name: handle for attempt in due if (handle := handle_of(attempt)) is not None}
         if not handles:
             return
@@ -76,3 +67,16 @@ class Wishes:
             log.warning("the scheduler did not hear a cancellation", error=str(error))
             return
         self._asked.update(dict.fromkeys(handles, now_seconds))
+
+
+def _end_unsubmitted(dispatch: Dispatch, job: Job, attempt: Attempt) -> None:
+    """End what was never handed in, and take its claim, so that no start of it can come late."""
+    detail = "Cancelled before it was handed to the scheduler."
+    dispatch.leadership.require()
+    directory = dispatch.attempt_directory(attempt)
+    directory.make()
+    if not take_claim(directory, attempt, dispatch.now()):
+        doubt(dispatch, job, attempt, "It has been started all the same, and is looked up.")
+        return
+    ended = Ended(JobState.CANCELLED, "wish", detail, by=job.cancel_asked_by or "portal", never_started=True)
+    publish_end(dispatch, job, attempt, ended, reason=detail)

@@ -10,12 +10,14 @@ left to the umask: 2750 for the portal's folders, so that the group that jobs ru
 2770 for `work/`.
 """
 
+import contextlib
 import errno
 import hashlib
 import os
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +34,7 @@ _JOB_PREFIX = "job-"
 _DELETED_PREFIX = ".deleted-"
 _USER_FOLDER_MAX_CHARACTERS = 200
 _ID_TRIES = 100
+_LINK_TRIES = 10
 
 
 @dataclass(frozen=True)
@@ -177,7 +180,13 @@ class JobsFolder:
                 continue
             except OSError as error:
                 raise storage_error(directory.path, error) from error
-            directory.path.chmod(PORTAL_FOLDER_MODE)
+            try:
+                directory.path.chmod(PORTAL_FOLDER_MODE)
+                fsync_folder(str(self.root))
+            except OSError as error:
+                with contextlib.suppress(OSError):
+                    directory.path.rmdir()
+                raise storage_error(directory.path, error) from error
             return directory
         raise StorageError("No free job id was found. Please try again.", log_detail=f"{_ID_TRIES} ids were taken")
 
@@ -196,13 +205,18 @@ class JobsFolder:
     def link_for_owner(self, owner: str, job_id: str) -> None:
         """Put the job's link into its owner's folder; one that is there is left. Raises OSError."""
         folder = self.root / user_folder_name(owner)
-        make_folder(folder, PORTAL_FOLDER_MODE)
         name = f"{_JOB_PREFIX}{job_id}"
-        try:
-            (folder / name).symlink_to(f"../{name}")
-        except FileExistsError:
+        for _ in range(_LINK_TRIES):
+            try:
+                make_folder(folder, PORTAL_FOLDER_MODE)
+                (folder / name).symlink_to(f"../{name}")
+            except FileExistsError:
+                return
+            except FileNotFoundError:
+                continue  # its last link was taken out just now, and the folder with it
+            fsync_folder(str(folder))
             return
-        fsync_folder(str(folder))
+        raise FileNotFoundError(errno.ENOENT, "the folder goes away again and again", str(folder))
 
     def unlink_for_owner(self, owner: str, job_id: str) -> None:
         """Take the job's link out of its owner's folder, and the folder if it is empty then."""
@@ -214,9 +228,11 @@ class JobsFolder:
             if error.errno not in (errno.ENOTEMPTY, errno.ENOENT):
                 raise
 
-    def discard(self, directory: JobDirectory) -> None:
+    def discard(self, directory: JobDirectory, owner: str) -> None:
         """Remove what a failed submission left: `config.ini` first, so that nobody adopts the rest. Raises OSError."""
         directory.config.unlink(missing_ok=True)
+        # Before the directory: once that has gone, its id may be somebody's again.
+        self.unlink_for_owner(owner, directory.job_id)
         shutil.rmtree(directory.path)
 
     def sweep(self, directory: JobDirectory) -> None:
@@ -227,12 +243,18 @@ class JobsFolder:
 
 
 def make_folder(folder: Path, mode: int) -> None:
-    """Make one folder with exactly this mode; one that is there is left as it is. Raises OSError."""
+    """Make one folder with exactly this mode, durably; one of ours that is there gets its mode. Raises OSError."""
     try:
         folder.mkdir()
     except FileExistsError:
+        # Whoever made it may have died before this step.
+        facts = folder.stat()
+        if stat.S_IMODE(facts.st_mode) == mode or facts.st_uid != os.geteuid():
+            return
+        folder.chmod(mode)
         return
     folder.chmod(mode)
+    fsync_folder(str(folder.parent))
 
 
 def user_folder_name(owner: str) -> str:

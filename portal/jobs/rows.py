@@ -1,6 +1,9 @@
 """From a job directory's `config.ini` to its rows: what accepting, adopting and reindexing all do."""
 
 import math
+import re
+from collections.abc import Sequence
+from datetime import datetime
 
 from sqlalchemy.orm import Session
 
@@ -42,7 +45,7 @@ def insert_job(session: Session, config: JobConfig, application: Application | N
     session.add(job)
     session.flush()
     session.add_all(_input_rows(config, application))
-    session.add(new_attempt_row(config.job_id, 1, instance, config))
+    session.add(new_attempt_row(config.job_id, 1, instance, config.created_at))
     detail = "Accepted: written to disk and to the database."
     if source == "directory":
         detail = "Found on disk without a row in the database, and taken up."
@@ -50,8 +53,10 @@ def insert_job(session: Session, config: JobConfig, application: Application | N
     return job
 
 
-def new_attempt_row(job_id: str, number: int, instance: str, config: JobConfig) -> Attempt:
-    """The row of the first attempt, as old as the job."""
+def new_attempt_row(
+    job_id: str, number: int, instance: str, created_at: datetime, excluded_nodes: Sequence[str] = ()
+) -> Attempt:
+    """The row of an attempt that nobody has handed in yet."""
     return Attempt(
         job_id=job_id,
         number=number,
@@ -59,8 +64,8 @@ def new_attempt_row(job_id: str, number: int, instance: str, config: JobConfig) 
         scheduler_name=scheduler_name(instance, job_id, number),
         cluster="",
         counts=True,
-        excluded_nodes=[],
-        created_at=config.created_at,
+        excluded_nodes=list(excluded_nodes),
+        created_at=created_at,
     )
 
 
@@ -90,4 +95,4 @@ def as_number(text: str) -> float | None:
 
 
 def _resources(config: JobConfig) -> dict[str, int | str]:
-    return {name: int(text) if text.isdigit() else text for name, text in config.resources.items()}
+    return {name: int(text) if re.fullmatch("[0-9]{1,18}", text) else text for name, text in config.resources.items()}

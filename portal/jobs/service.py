@@ -231,7 +231,7 @@ class JobService:
             results_url=results_url(self.base_url, directory.job_id),
             application=application.name,
             token=token,
-            created_at=self._clock.now_utc().replace(microsecond=0),
+            created_at=self._clock.now_utc(),
             session_id=submission.session_id,
             inputs={name: _text_in_config(name, value) for name, value in values.items()},
             filenames={name: value.filename for name, value in values.items() if value.filename},
@@ -256,10 +256,13 @@ class JobService:
 
     def _commit(self, directory: JobDirectory, config: JobConfig, application: Application) -> None:
         """The row. Raises IntegrityError where a twin has the token, StorageError where the database fails."""
-        instance = self.folder.instance()
+        is_committing = False
         try:
+            instance = self.folder.instance()
             with self.database.writing() as session:
                 insert_job(session, config, application, instance, source="form")
+                session.flush()
+                is_committing = True
         except IntegrityError:
             # A conflict on the id: the dispatcher took this very directory for an orphan and adopted it.
             if self._has_row(config.job_id):
@@ -267,7 +270,7 @@ class JobService:
             self._discard(directory, config.owner)
             raise
         except StorageError:
-            if self._certainly_has_no_row(config.job_id):
+            if not is_committing or self._certainly_has_no_row(config.job_id):
                 self._discard(directory, config.owner)
             raise
 
@@ -276,8 +279,11 @@ class JobService:
             return load_record(session, job_id) is not None
 
     def _certainly_has_no_row(self, job_id: str) -> bool:
+        """After a commit that failed: False where it may have gone through, or may still."""
+        if not self.database.is_sqlite:
+            return False
         try:
-            # A write transaction waits for every other writer, so that none of ours can still be under way.
+            # SQLite lets one writer in at a time, so that no commit of ours can still be under way in here.
             with self.database.writing() as session:
                 return load_record(session, job_id) is None
         except StorageError:
@@ -285,8 +291,7 @@ class JobService:
 
     def _discard(self, directory: JobDirectory, owner: str) -> None:
         try:
-            self.folder.discard(directory)
-            self.folder.unlink_for_owner(owner, directory.job_id)
+            self.folder.discard(directory, owner)
         except OSError as error:
             # Without config.ini it is swept after a day; with it, its token decides.
             log.warning("a refused submission could not be removed", path=str(directory.path), error=str(error))

@@ -1,8 +1,10 @@
 """Rows of jobs, read and written. Sessions come from the caller, who decides what belongs into one transaction."""
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TypeVar
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -46,23 +48,31 @@ def load_record(session: Session, job_id: str) -> JobRecord | None:
 def load_records(session: Session, job_ids: Sequence[str]) -> list[JobRecord]:
     """The jobs that exist, in the order asked for. Five queries, however many jobs."""
     jobs = {job.job_id: job for job in session.scalars(select(Job).where(Job.job_id.in_(job_ids)))}
-    inputs = session.scalars(select(JobInput).where(JobInput.job_id.in_(job_ids)).order_by(JobInput.position)).all()
-    attempts = session.scalars(select(Attempt).where(Attempt.job_id.in_(job_ids)).order_by(Attempt.number)).all()
-    events = session.scalars(select(JobEvent).where(JobEvent.job_id.in_(job_ids)).order_by(JobEvent.event_id)).all()
-    results = {
-        result.job_id: result for result in session.scalars(select(JobResult).where(JobResult.job_id.in_(job_ids)))
-    }
+    inputs = _by_job(session.scalars(select(JobInput).where(JobInput.job_id.in_(job_ids)).order_by(JobInput.position)))
+    attempts = _by_job(session.scalars(select(Attempt).where(Attempt.job_id.in_(job_ids)).order_by(Attempt.number)))
+    events = _by_job(session.scalars(select(JobEvent).where(JobEvent.job_id.in_(job_ids)).order_by(JobEvent.event_id)))
+    results = _by_job(session.scalars(select(JobResult).where(JobResult.job_id.in_(job_ids))))
     return [
         JobRecord(
             job=jobs[job_id],
-            inputs=tuple(row for row in inputs if row.job_id == job_id),
-            attempts=tuple(row for row in attempts if row.job_id == job_id),
-            events=tuple(row for row in events if row.job_id == job_id),
-            result=results.get(job_id),
+            inputs=tuple(inputs[job_id]),
+            attempts=tuple(attempts[job_id]),
+            events=tuple(events[job_id]),
+            result=next(iter(results[job_id]), None),
         )
         for job_id in job_ids
         if job_id in jobs
     ]
+
+
+RowT = TypeVar("RowT", JobInput, Attempt, JobEvent, JobResult)
+
+
+def _by_job(rows: Iterable[RowT]) -> defaultdict[str, list[RowT]]:
+    grouped: defaultdict[str, list[RowT]] = defaultdict(list)
+    for row in rows:
+        grouped[row.job_id].append(row)
+    return grouped
 
 
 def newest_job_ids(session: Session, limit: int, *, browser_session_id: str | None = None) -> list[str]:

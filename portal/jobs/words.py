@@ -76,6 +76,8 @@ def visible(text: str) -> str:
 
 
 def _accepted(record: JobRecord) -> str:
+    if record.attempt.reason:
+        return f"Accepted: it waits ({record.attempt.reason.rstrip('.')})."
     if record.job.attempt_number > 1:
         return f"Accepted: it goes in again, as attempt {record.job.attempt_number}."
     return "Accepted: it is on its way to the scheduler."

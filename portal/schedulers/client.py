@@ -4,18 +4,18 @@ It holds a lease by beating a heart in the database. Each script gets the read e
 this process: when the client dies, by whatever means, the wrapper sees the pipe close and ends every descendant.
 A client that cannot reach the database for `FENCE_SECONDS` ends its programs itself, before its lease can run out
 and the jobs can start elsewhere.
+
+A row of `job_running` that bears our name and has no work was taken, and nothing was started: the answer to the
+commit was lost, or this machine was short of something. It goes back to the queue.
 """
 
-import os
+import errno
 import secrets
-import signal
-import subprocess
 import threading
 import time
-from dataclasses import dataclass
-from enum import Enum, auto
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import IO
 
 import structlog
 from sqlalchemy import select, update
@@ -26,9 +26,10 @@ from portal.database import Database
 from portal.errors import StorageError
 from portal.node.descendants import become_subreaper
 from portal.schedulers.base import SchedulerState
-from portal.schedulers.local import end_job, forget_lease
+from portal.schedulers.local import end_job, forget_lease, put_back, take_next
 from portal.schedulers.local_tables import ClientLease, QueuedJob, RunningJob
-from portal.schedulers.orphans import end_orphans
+from portal.schedulers.orphans import children_of_this_process, end_orphans
+from portal.schedulers.work import Cause, End, Work, end_of, start_script
 
 log = structlog.get_logger()
 
@@ -36,60 +37,15 @@ LOOK_SECONDS = 0.25
 """How often the client looks for work, for wishes to cancel, and for what has ended."""
 BEAT_SECONDS = 2.0
 FENCE_SECONDS = 8.0
-TERM_SECONDS = 5.0
-"""What a program gets between SIGTERM and its end, at the time limit or when it is cancelled."""
-WRAPPER_SECONDS = 3.0
-"""What a wrapper gets to end its descendants after its pipe was closed, before it is killed itself."""
+RECORD_SECONDS = 10.0
+"""How long a client that was stopped tries to write down ends in a database that does not answer."""
+SHORTAGE_SECONDS = 5.0
+"""How long nothing is taken after this machine had too little of something to start a script."""
 
-_PASSED_ON = ("PATH", "HOME", "USER", "LOGNAME", "TMPDIR", "TZ")
-_SCHEDULER_OUTPUT = "scheduler.out"
-
-
-class Cause(Enum):
-    """Why the client itself ends a program."""
-
-    CANCELLED = auto()
-    TIME_LIMIT = auto()
-    STOPPING = auto()
-    LEASE_LOST = auto()
-
-
-@dataclass
-class Work:
-    """One script that runs."""
-
-    queue_id: int
-    name: str
-    process: subprocess.Popen[bytes]
-    lifeline: IO[bytes] | None
-    """The write end of the pipe; closing it ends the program and all its descendants."""
-    deadline_seconds: float
-    """Its time limit, on the boot clock."""
-    cause: Cause | None = None
-    term_seconds: float | None = None
-    """When it was told to end."""
-    cut_seconds: float | None = None
-    """When its pipe was closed."""
-
-    def tell(self, cause: Cause) -> None:
-        """Ask the program to end, once."""
-        if self.cause is None:
-            self.cause = cause
-            self.term_seconds = boot_seconds()
-            self.process.send_signal(signal.SIGTERM)
-
-    def cut(self, cause: Cause) -> None:
-        """End the program and all its descendants now."""
-        self.cause = self.cause or cause
-        if self.lifeline is not None:
-            self.lifeline.close()
-            self.lifeline = None
-            self.cut_seconds = boot_seconds()
-
-
-def boot_seconds() -> float:
-    """Seconds since the machine started, sleep included: a lease runs on while a laptop is shut."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
+_SHORTAGES = frozenset(
+    {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS}
+)
+"""They say nothing about the job: it waits until somebody can start it."""
 
 
 class ComputeClient:
@@ -101,80 +57,134 @@ class ComputeClient:
         self._node = node
         self._slots = slots
         self._stop_seconds = stop_seconds
+        # A lease runs on while a laptop is shut, unless its observer is on the same laptop, as with SQLite.
+        self._time_id = time.CLOCK_MONOTONIC if database.is_sqlite else time.CLOCK_BOOTTIME
         self._client_id = ""
         self._works: list[Work] = []
         self._lock = threading.Lock()  # the fence thread looks at _works and _last_beat_seconds
-        self._last_beat_seconds = boot_seconds()
+        self._last_beat_seconds = self._now_seconds()
         self._next_beat_seconds = 0.0
+        self._next_take_seconds = 0.0
+        self._spared: set[int] = set()
+        """Children of this process that are not ours to end, or cannot be ended."""
 
     def run(self, stop: threading.Event) -> None:
         """Work until `stop` is set; then take nothing more, and give what runs `stop_seconds` to end by itself."""
-        become_subreaper()
+        self._spared = children_of_this_process()
+        if not become_subreaper():
+            log.warning("what a killed wrapper leaves behind cannot be ended on this system")
         ended = threading.Event()
         fence = threading.Thread(target=self._fence, args=(ended,), name="fence", daemon=True)
         fence.start()
         log.info("compute client at work", node=self._node, slots=self._slots)
         while not stop.is_set():
-            self._turn(takes_jobs=True)
+            self._turn(stop)
             stop.wait(LOOK_SECONDS)
-        self._finish()
+        self._finish(stop)
         ended.set()
         fence.join()
         log.info("compute client stopped", node=self._node)
 
-    def _finish(self) -> None:
-        give_up_seconds = boot_seconds() + self._stop_seconds
+    def _now_seconds(self) -> float:
+        return time.clock_gettime(self._time_id)
+
+    def _finish(self, stop: threading.Event) -> None:
+        give_up_seconds = self._now_seconds() + self._stop_seconds
         while self._works:
-            if boot_seconds() >= give_up_seconds:
+            if self._now_seconds() >= give_up_seconds:
                 self._cut_all(Cause.STOPPING)
-            self._turn(takes_jobs=False)
+            self._turn(stop)
+            if self._now_seconds() >= give_up_seconds + RECORD_SECONDS and all(w.has_ended() for w in self._works):
+                break
             time.sleep(LOOK_SECONDS if self._works else 0)
         try:
             with self._database.writing() as session:
+                self._put_back(session, self._own_rows(session))
                 forget_lease(session, self._client_id)
         except StorageError as error:
             log.warning("the lease could not be given back; it runs out by itself", error=str(error))
 
-    def _turn(self, *, takes_jobs: bool) -> None:
+    def _turn(self, stop: threading.Event) -> None:
         """One look at everything. A database that fails is tried again the next time."""
+        hears = self._try(self._hear)
+        with self._lock:
+            for work in self._works:
+                work.press(self._now_seconds())
+        self._settle_ended()
+        if hears:
+            self._try(partial(self._take_jobs, stop))
+
+    def _try(self, step: Callable[[], None]) -> bool:
         try:
-            self._beat_if_due()
-            self._hear_wishes()
-            if takes_jobs:
-                self._take_jobs()
+            step()
         except StorageError as error:
             log.warning("the queue does not answer", error=str(error))
-        self._keep_limits()
-        self._settle_ended()
+            return False
+        return True
+
+    def _hear(self) -> None:
+        self._beat_if_due()
+        self._hear_wishes()
 
     def _beat_if_due(self) -> None:
-        if boot_seconds() < self._next_beat_seconds:
+        started_seconds = self._now_seconds()
+        if started_seconds < self._next_beat_seconds:
             return
-        started_seconds = boot_seconds()
         with self._database.writing() as session:
-            known = session.execute(
-                update(ClientLease)
-                .where(ClientLease.client_id == self._client_id)
-                .values(heartbeats=ClientLease.heartbeats + 1)
-                .returning(ClientLease.client_id)
-            ).all()
-            if not known:
+            if not self._renew_lease(session):
                 self._cut_all(Cause.LEASE_LOST)
-                self._client_id = secrets.token_hex(8)
-                session.add(
-                    ClientLease(
-                        client_id=self._client_id,
-                        node=self._node,
-                        slots=self._slots,
-                        started_at=self._clock.now_utc(),
-                    )
-                )
+                self._register(session)
+        self._note_beat(started_seconds)
+
+    def _renew_lease(self, session: Session) -> bool:
+        """Beat. False where the lease has gone; where not, nobody ends it before this transaction ends."""
+        beaten = session.execute(
+            update(ClientLease)
+            .where(ClientLease.client_id == self._client_id)
+            .values(heartbeats=ClientLease.heartbeats + 1)
+            .returning(ClientLease.client_id)
+        )
+        return beaten.first() is not None
+
+    def _register(self, session: Session) -> None:
+        self._client_id = secrets.token_hex(8)
+        started_at = self._clock.now_utc()
+        session.add(ClientLease(client_id=self._client_id, node=self._node, slots=self._slots, started_at=started_at))
+
+    def _note_beat(self, started_seconds: float) -> None:
+        """From the start of the transaction: the lease began at its commit, at the earliest then."""
         with self._lock:
             self._last_beat_seconds = started_seconds
         self._next_beat_seconds = started_seconds + BEAT_SECONDS
 
-    def _take_jobs(self) -> None:
-        while len(self._works) < self._slots:
+    def _hear_wishes(self) -> None:
+        """Cancel what is to be cancelled, end what is not ours any more, and give back what was never started."""
+        with self._database.reading() as session:
+            rows = {row.queue_id: row for row in self._own_rows(session)}
+        now_seconds = self._now_seconds()
+        with self._lock:
+            for work in self._works:
+                row = rows.pop(work.queue_id, None)
+                if row is None:
+                    work.cut(Cause.LEASE_LOST, now_seconds)
+                elif row.cancel_asked:
+                    work.tell(Cause.CANCELLED, now_seconds)
+        if rows:
+            with self._database.writing() as session:
+                self._put_back(session, [row for row in self._own_rows(session) if row.queue_id in rows])
+
+    def _own_rows(self, session: Session) -> list[RunningJob]:
+        return list(session.scalars(select(RunningJob).where(RunningJob.client_id == self._client_id)))
+
+    def _put_back(self, session: Session, rows: list[RunningJob]) -> None:
+        at_work = {work.queue_id for work in self._works}
+        for row in rows:
+            if row.queue_id not in at_work:
+                log.warning("a job that was taken and not started goes back", name=row.name, queue_id=row.queue_id)
+                put_back(session, row, self._clock.now_utc())
+
+    def _take_jobs(self, stop: threading.Event) -> None:
+        while not stop.is_set() and len(self._works) < self._slots and self._now_seconds() >= self._next_take_seconds:
             job = self._take_one()
             if job is None:
                 return
@@ -185,173 +195,93 @@ class ComputeClient:
         with self._database.reading() as session:
             if session.scalar(select(QueuedJob.queue_id).limit(1)) is None:
                 return None
+        started_seconds = self._now_seconds()
         with self._database.writing() as session:
-            if session.get(ClientLease, self._client_id) is None:
+            if not self._renew_lease(session):
                 return None
-            queued = session.scalar(
-                select(QueuedJob).order_by(QueuedJob.queue_id).limit(1).with_for_update(skip_locked=True)
-            )
-            if queued is None:
-                return None
-            running = RunningJob(
-                queue_id=queued.queue_id,
-                name=queued.name,
-                script=queued.script,
-                working_dir=queued.working_dir,
-                time_limit_minutes=queued.time_limit_minutes,
-                queued_at=queued.queued_at,
-                client_id=self._client_id,
-                node=self._node,
-                started_at=self._clock.now_utc(),
-            )
-            session.delete(queued)
-            session.add(running)
-            return running
+            job = take_next(session, self._client_id, self._node, self._clock.now_utc())
+        self._note_beat(started_seconds)
+        return job
 
     def _start(self, job: RunningJob) -> None:
         try:
             process, lifeline = start_script(Path(job.script), Path(job.working_dir), str(job.queue_id))
         except OSError as error:
-            log.warning("a script could not be started", name=job.name, error=str(error))
-            self._record_end(job.queue_id, SchedulerState.FAILED, reason=f"it could not be started: {error.strerror}")
+            self._record_no_start(job, error)
             return
-        deadline_seconds = boot_seconds() + job.time_limit_minutes * 60
+        deadline_seconds = self._now_seconds() + job.time_limit_minutes * 60
         with self._lock:
             self._works.append(Work(job.queue_id, job.name, process, lifeline, deadline_seconds))
         log.info("job started", name=job.name, queue_id=job.queue_id)
 
-    def _hear_wishes(self) -> None:
-        if not self._works:
+    def _record_no_start(self, job: RunningJob, error: OSError) -> None:
+        """The job has failed; where this machine is short of something, it goes back at the next turn instead."""
+        log.warning("a script could not be started", name=job.name, error=str(error))
+        if error.errno in _SHORTAGES:
+            self._next_take_seconds = self._now_seconds() + SHORTAGE_SECONDS
             return
-        with self._database.reading() as session:
-            rows = session.execute(
-                select(RunningJob.queue_id, RunningJob.cancel_asked).where(RunningJob.client_id == self._client_id)
-            ).all()
-        wishes = dict(row.tuple() for row in rows)
-        for work in self._works:
-            if work.queue_id not in wishes:
-                work.cut(Cause.LEASE_LOST)
-            elif wishes[work.queue_id]:
-                work.tell(Cause.CANCELLED)
-
-    def _keep_limits(self) -> None:
-        now_seconds = boot_seconds()
-        for work in self._works:
-            if now_seconds >= work.deadline_seconds:
-                work.tell(Cause.TIME_LIMIT)
-            if work.term_seconds is not None and now_seconds - work.term_seconds >= TERM_SECONDS:
-                work.cut(work.cause or Cause.TIME_LIMIT)
-            if work.cut_seconds is not None and now_seconds - work.cut_seconds >= WRAPPER_SECONDS:
-                work.process.kill()
+        self._record_end(job.queue_id, End(SchedulerState.FAILED, f"it could not be started: {error.strerror}"))
 
     def _settle_ended(self) -> None:
-        """Write down what has ended. One that cannot be written down stays, and is tried again."""
-        for work in list(self._works):
-            if work.process.poll() is None:
-                continue
-            if work.lifeline is not None:
-                work.lifeline.close()
-            # A wrapper that was killed leaves its descendants to us, their next subreaper.
-            end_orphans({other.process.pid for other in self._works if other.process.returncode is None})
-            state, reason = _end_of(work)
-            code = work.process.returncode
+        """Write down what has ended. What cannot be written down stays, and is tried again."""
+        ended = [work for work in self._works if work.has_ended()]
+        if not ended:
+            return
+        for work in ended:
+            work.close()
+        self._end_orphans(ended)
+        for work in ended:
+            end = end_of(work)
             try:
-                self._record_end(
-                    work.queue_id,
-                    state,
-                    reason=reason,
-                    exit_code=code if code >= 0 else None,
-                    signal_number=-code if code < 0 else None,
-                    ended_by_portal=work.cause is Cause.STOPPING,
-                )
+                self._record_end(work.queue_id, end)
             except StorageError as error:
                 log.warning("an end could not be written down yet", name=work.name, error=str(error))
-                continue
+                return
             with self._lock:
                 self._works.remove(work)
-            log.info("job ended", name=work.name, state=state.value, exit_code=code)
+            log.info("job ended", name=work.name, state=end.state.value, reason=end.reason, exit_code=end.exit_code)
 
-    def _record_end(
-        self,
-        queue_id: int,
-        state: SchedulerState,
-        *,
-        reason: str | None,
-        exit_code: int | None = None,
-        signal_number: int | None = None,
-        ended_by_portal: bool = False,
-    ) -> None:
+    def _end_orphans(self, ended: list[Work]) -> None:
+        """A wrapper that was killed leaves its descendants to us, their next subreaper."""
+        alive = {work.process.pid for work in self._works if not work.has_ended()}
+        orphans = end_orphans(alive | self._spared)
+        if orphans.ended:
+            names = [work.name for work in ended]
+            log.warning("what a wrapper had left running was ended", names=names, pids=sorted(orphans.ended))
+            for work in ended:
+                work.left_orphans = True
+        if orphans.stuck:
+            log.error("processes of a job could not be ended", pids=sorted(orphans.stuck))
+            self._spared |= orphans.stuck
+
+    def _record_end(self, queue_id: int, end: End) -> None:
+        """Unless the lease on it has gone: then somebody else has written how it ended."""
         with self._database.writing() as session:
-            job = _own_job(session, queue_id, self._client_id)
+            own = RunningJob.queue_id == queue_id, RunningJob.client_id == self._client_id
+            job = session.scalar(select(RunningJob).where(*own).with_for_update())
             if job is not None:
                 end_job(
                     session,
                     job,
-                    state,
+                    end.state,
                     self._clock.now_utc(),
-                    reason=reason,
-                    exit_code=exit_code,
-                    signal=signal_number,
-                    ended_by_portal=ended_by_portal,
+                    reason=end.reason,
+                    exit_code=end.exit_code,
+                    signal=end.signal,
+                    ended_by_portal=end.by_portal,
                 )
 
     def _cut_all(self, cause: Cause) -> None:
         with self._lock:
             for work in self._works:
-                work.cut(cause)
+                work.cut(cause, self._now_seconds())
 
     def _fence(self, ended: threading.Event) -> None:
         """End everything when the heart could not be beaten for too long, even while the main thread hangs."""
         while not ended.wait(LOOK_SECONDS):
             with self._lock:
-                silent_seconds = boot_seconds() - self._last_beat_seconds
-                if silent_seconds >= FENCE_SECONDS:
+                now_seconds = self._now_seconds()
+                if now_seconds - self._last_beat_seconds >= FENCE_SECONDS:
                     for work in self._works:
-                        work.cut(Cause.LEASE_LOST)
-
-
-def start_script(script: Path, working_dir: Path, scheduler_id: str) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
-    """Start a batch script in its folder; its own output goes to `scheduler.out` there.
-
-    Returns the process and the write end of its lifeline. Raises OSError where it cannot be started.
-    """
-    read_end, write_end = os.pipe()  # neither is inherited by any other child
-    try:
-        environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
-        environment |= {"LANG": "C.UTF-8", "PORTAL_SCHEDULER_ID": scheduler_id, "PORTAL_LIFELINE_FD": str(read_end)}
-        with (working_dir / _SCHEDULER_OUTPUT).open("ab") as output:
-            process = subprocess.Popen(
-                ["/bin/sh", str(script)],
-                cwd=working_dir,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                pass_fds=[read_end],
-                start_new_session=True,
-            )
-    except OSError:
-        os.close(write_end)
-        raise
-    finally:
-        os.close(read_end)
-    return process, os.fdopen(write_end, "wb", buffering=0)
-
-
-def _own_job(session: Session, queue_id: int, client_id: str) -> RunningJob | None:
-    """The row, unless the lease on it has gone: then somebody else has written how it ended."""
-    return session.scalar(select(RunningJob).where(RunningJob.queue_id == queue_id, RunningJob.client_id == client_id))
-
-
-def _end_of(work: Work) -> tuple[SchedulerState, str | None]:
-    if work.cause is Cause.TIME_LIMIT:
-        return SchedulerState.TIME_LIMIT, "its time limit was reached"
-    if work.cause is Cause.CANCELLED:
-        return SchedulerState.CANCELLED, None
-    if work.process.returncode == 0:
-        return SchedulerState.COMPLETED, None
-    if work.cause is Cause.STOPPING:
-        return SchedulerState.PREEMPTED, "the portal was stopped while it ran"
-    if work.cause is Cause.LEASE_LOST:
-        return SchedulerState.NODE_FAILURE, "its compute client lost touch with the queue"
-    return SchedulerState.FAILED, None
+                        work.cut(Cause.LEASE_LOST, now_seconds)
+                        work.press(now_seconds)

@@ -6,8 +6,11 @@ lost answer does no harm. Compute clients (`portal.schedulers.client`) take the 
 
 from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime
+from typing import Any
 
+import structlog
 from sqlalchemy import delete, func, select, update
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from portal.clock import Clock
@@ -31,6 +34,8 @@ from portal.schedulers.base import (
 )
 from portal.schedulers.local_tables import ClientLease, EndedJob, QueuedJob, RunningJob
 
+log = structlog.get_logger()
+
 LEASE_SECONDS = 12.0
 """How long a client's heart may stand still before what it had taken counts as ended by a node failure.
 
@@ -38,6 +43,8 @@ Longer than `client.FENCE_SECONDS`, after which a client that cannot reach the d
 """
 
 _CHUNK = 500  # SQLite bounds the variables of one statement
+_NO_LEASE = -1
+"""The heartbeats of a client that is not on the list."""
 
 _TABLES: tuple[type[QueuedJob | RunningJob | EndedJob], ...] = (QueuedJob, RunningJob, EndedJob)
 
@@ -67,7 +74,7 @@ class LocalScheduler(Scheduler):
         try:
             with self._database.writing() as session:
                 return [Submitted(Handle(str(_queue_once(session, spec, now)), spec.name)) for spec in specs]
-        except StorageError as error:
+        except (StorageError, IntegrityError) as error:  # the latter: a twin of this dispatcher was faster
             return [InDoubt(str(error)) for _ in specs]
 
     def observe(self, handles: Collection[Handle]) -> dict[Handle, Observation]:
@@ -75,14 +82,14 @@ class LocalScheduler(Scheduler):
         try:
             self._end_dead_leases()
             with self._database.reading() as session:
-                known = dict(_observations(session, [int(handle.scheduler_id) for handle in handles]))
+                known = dict(_observations(session, [number for handle in handles if (number := _queue_id(handle))]))
         except StorageError as error:
             raise SchedulerError("The portal's own queue does not answer.", log_detail=str(error)) from error
-        absent = ("", Observation(SchedulerState.NOT_FOUND))
+        absent = Observation(SchedulerState.NOT_FOUND)
         answers = {}
         for handle in handles:
-            name, observation = known.get(int(handle.scheduler_id), absent)
-            answers[handle] = observation if name == handle.name else absent[1]
+            name, observation = known.get(_queue_id(handle), ("", absent))
+            answers[handle] = observation if name == handle.name else absent
         return answers
 
     def cancel(self, handles: Collection[Handle]) -> None:
@@ -111,7 +118,7 @@ class LocalScheduler(Scheduler):
                 running = session.scalar(select(func.count()).select_from(RunningJob)) or 0
                 slots = session.scalars(select(ClientLease.slots)).all()
         except StorageError as error:
-            return Health(ok=False, detail=str(error))
+            return Health(ok=False, detail=error.visitor_message)
         if not slots:
             return Health(True, "No compute client is at work, so jobs wait.", running, waiting)
         detail = f"{len(slots)} compute client{'s' if len(slots) > 1 else ''} with {sum(slots)} slots"
@@ -121,7 +128,9 @@ class LocalScheduler(Scheduler):
         """A client whose heart has stood still for the length of a lease is dead, and its program died with it."""
         now_seconds = self._clock.monotonic_seconds()
         with self._database.reading() as session:
-            beats = {row.client_id: row.heartbeats for row in session.scalars(select(ClientLease))}
+            # A job without a lease should not be; if it is, it must come to an end all the same.
+            beats = dict.fromkeys(session.scalars(select(RunningJob.client_id).distinct()), _NO_LEASE)
+            beats |= {row.client_id: row.heartbeats for row in session.scalars(select(ClientLease))}
         self._hearts = {
             client_id: known if (known := self._hearts.get(client_id)) and known[0] == count else (count, now_seconds)
             for client_id, count in beats.items()
@@ -135,18 +144,37 @@ class LocalScheduler(Scheduler):
                     self._end_lease(session, client_id)
 
     def _end_lease(self, session: Session, client_id: str) -> None:
-        lease = session.get(ClientLease, client_id)
-        if lease is None or lease.heartbeats != self._hearts[client_id][0]:
+        """End it with all that was taken under it, unless the client has beaten its heart since."""
+        lease = session.get(ClientLease, client_id, with_for_update=True)
+        if (lease.heartbeats if lease else _NO_LEASE) != self._hearts[client_id][0]:
             return
-        session.delete(lease)
-        for job in session.scalars(select(RunningJob).where(RunningJob.client_id == client_id)).all():
-            end_job(
-                session,
-                job,
-                SchedulerState.NODE_FAILURE,
-                self._clock.now_utc(),
-                reason="its compute client stopped answering",
-            )
+        if lease is not None:
+            session.delete(lease)
+        log.warning("a compute client is gone", client_id=client_id, node=lease.node if lease else None)
+        jobs = session.scalars(select(RunningJob).where(RunningJob.client_id == client_id).with_for_update())
+        for job in jobs.all():
+            state = SchedulerState.CANCELLED if job.cancel_asked else SchedulerState.NODE_FAILURE
+            end_job(session, job, state, self._clock.now_utc(), reason="its compute client stopped answering")
+
+
+def take_next(session: Session, client_id: str, node: str, now: datetime) -> RunningJob | None:
+    """Move the job that has waited longest to those that run, in the caller's transaction; None where none waits."""
+    queued = session.scalar(select(QueuedJob).order_by(QueuedJob.queue_id).limit(1).with_for_update(skip_locked=True))
+    if queued is None:
+        return None
+    running = RunningJob(**_common(queued), client_id=client_id, node=node, started_at=now, cancel_asked=False)
+    session.delete(queued)
+    session.add(running)
+    return running
+
+
+def put_back(session: Session, job: RunningJob, now: datetime) -> None:
+    """Return a job whose script was certainly never started to the queue, under its id, in the caller's transaction."""
+    if job.cancel_asked:
+        end_job(session, job, SchedulerState.CANCELLED, now)
+        return
+    session.add(QueuedJob(**_common(job)))
+    session.delete(job)
 
 
 def end_job(
@@ -164,12 +192,7 @@ def end_job(
     running = job if isinstance(job, RunningJob) else None
     session.add(
         EndedJob(
-            queue_id=job.queue_id,
-            name=job.name,
-            script=job.script,
-            working_dir=job.working_dir,
-            time_limit_minutes=job.time_limit_minutes,
-            queued_at=job.queued_at,
+            **_common(job),
             state=state,
             exit_code=exit_code,
             signal=signal,
@@ -181,6 +204,24 @@ def end_job(
         )
     )
     session.delete(job)
+
+
+def _common(job: QueuedJob | RunningJob) -> dict[str, Any]:
+    """What goes along from table to table."""
+    return {
+        "queue_id": job.queue_id,
+        "name": job.name,
+        "script": job.script,
+        "working_dir": job.working_dir,
+        "time_limit_minutes": job.time_limit_minutes,
+        "queued_at": job.queued_at,
+    }
+
+
+def _queue_id(handle: Handle) -> int:
+    """Its id as a number; 0, which nothing has, for an id that this scheduler never gave."""
+    text = handle.scheduler_id
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 19 else 0
 
 
 def _queue_once(session: Session, spec: JobSpec, now: datetime) -> int:
@@ -230,8 +271,8 @@ def _observation(row: QueuedJob | RunningJob | EndedJob) -> Observation:
 
 
 def _cancel(session: Session, handle: Handle, now: datetime) -> None:
-    queue_id = int(handle.scheduler_id)
-    queued = session.get(QueuedJob, queue_id)
+    queue_id = _queue_id(handle)
+    queued = session.get(QueuedJob, queue_id, with_for_update=True)
     if queued is not None and queued.name == handle.name:
         end_job(session, queued, SchedulerState.CANCELLED, now)
         return

@@ -69,7 +69,10 @@ def _portal_error(error: PortalError) -> ResponseReturnValue:
 
 def _csrf_error(error: CSRFError) -> ResponseReturnValue:
     if request.endpoint == SUBMIT_ENDPOINT:
-        return form_once_more()
+        try:
+            return form_once_more()
+        except PortalError as other:  # no such application, or a database that does not answer
+            return _portal_error(other)
     return _answer(Problem(error.code or 400, "Please try once more", _FORM_TOO_OLD))
 
 
@@ -77,8 +80,6 @@ def _http_error(error: HTTPException) -> ResponseReturnValue:
     status = error.code or 500
     if status < HTTPStatus.BAD_REQUEST:
         return error.get_response()  # a redirection of the router's
-    if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
-        _read_to_the_end()
     title, detail = _HTTP_TEXTS.get(status, (error.name, error.description or ""))
     response = _answer(Problem(status, title, detail.format(limit=web().settings.limits.upload_mib)))
     for name, value in error.get_headers(request.environ):
@@ -94,6 +95,8 @@ def _unexpected_error(error: Exception) -> ResponseReturnValue:
 
 
 def _answer(problem: Problem) -> Response:
+    if problem.status in (HTTPStatus.LENGTH_REQUIRED, HTTPStatus.REQUEST_ENTITY_TOO_LARGE):
+        _read_to_the_end()
     if request.path.startswith("/api/") or request.endpoint == "jobs.state":
         response = _problem_json(problem)
     else:

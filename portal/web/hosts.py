@@ -38,6 +38,6 @@ class BasePath:
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         path = environ.get("PATH_INFO", "")
         if path == self._prefix or path.startswith(f"{self._prefix}/"):
-            environ["PATH_INFO"] = path[len(self._prefix) :]
+            environ["PATH_INFO"] = path[len(self._prefix) :] or "/"
         environ["SCRIPT_NAME"] = self._prefix
         return self._application(environ, start_response)

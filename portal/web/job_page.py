@@ -93,7 +93,7 @@ def build_job_page(record: JobRecord, viewer: Viewer) -> JobPage:
     """Everything for the page of a job that this viewer may see. Raises StorageError."""
     application = web().jobs.application_of(record)
     outputs = web().jobs.outputs(record)
-    job = record.job
+    job, scheduler = record.job, scheduler_status()
     answer = (record.result.answer if record.result and job.state is JobState.SUCCEEDED else None) or ""
     return JobPage(
         record=record,
@@ -109,11 +109,11 @@ def build_job_page(record: JobRecord, viewer: Viewer) -> JobPage:
         bars=draw_timeline(record, web().clock.now_utc()),
         facts=[_input_fact(record, row, application) for row in record.inputs] + _resource_facts(record),
         tails=_tails(record),
-        outputs=outputs,
+        outputs=[output for output in outputs if output.size_bytes or output.path not in (OUTPUT, ERROR_OUTPUT)],
         results=render_results(application, record, outputs),
         may_cancel=_may_cancel(record, viewer),
-        scheduler=scheduler_status(),
-        tag=job_state(record).tag,
+        scheduler=scheduler,
+        tag=job_state(record, scheduler).tag,
     )
 
 

@@ -9,7 +9,7 @@ from portal.jobs import words
 from portal.jobs.job_files import file_size
 from portal.jobs.store import JobRecord
 from portal.web.context import web
-from portal.web.scheduler_status import scheduler_status
+from portal.web.scheduler_status import SchedulerStatus
 
 OUTPUT = "output.txt"
 ERROR_OUTPUT = "err_output.txt"
@@ -27,8 +27,8 @@ class JobStateText:
         return hashlib.sha256(self.text.encode()).hexdigest()[:32]
 
 
-def job_state(record: JobRecord) -> JobStateText:
-    """The state of a job with what its page shows of output and scheduler. Raises StorageError."""
+def job_state(record: JobRecord, scheduler: SchedulerStatus) -> JobStateText:
+    """The state of a job with what its page shows of output and scheduler."""
     job = record.job
     work = web().jobs.folder.job(job.job_id).attempt(job.attempt_number).work
     state = {
@@ -39,6 +39,6 @@ def job_state(record: JobRecord) -> JobStateText:
         "version": job.version,
         "is_final": job.state.is_final,
         "output_bytes": sum(file_size(work, name) or 0 for name in (OUTPUT, ERROR_OUTPUT)),
-        "scheduler": scheduler_status().kind,
+        "scheduler": scheduler.kind,
     }
     return JobStateText(json.dumps(state, ensure_ascii=False))

@@ -10,6 +10,7 @@ from portal.web.job_list import build_job_list
 from portal.web.job_page import build_job_page
 from portal.web.job_state import job_state
 from portal.web.pages import render_page
+from portal.web.scheduler_status import scheduler_status
 from portal.web.visitors import browser_viewer, find_job, open_with_mailed_key
 
 blueprint = Blueprint("jobs", __name__)
@@ -36,7 +37,7 @@ def page(job_id: str) -> ResponseReturnValue:
 @blueprint.get("/jobs/<job_id>/state")
 def state(job_id: str) -> Response:
     """The job's state as JSON, and 304 to whom knows it already."""
-    present = job_state(find_job(browser_viewer(), job_id))
+    present = job_state(find_job(browser_viewer(), job_id), scheduler_status())
     response = make_response(present.text)
     response.mimetype = "application/json"
     response.set_etag(present.tag)

@@ -23,7 +23,8 @@ TONES = {
 
 def render_page(template: str, **data: Any) -> str:
     """The page with the scheduler's status in its footer. Raises StorageError where the database fails."""
-    data.setdefault("scheduler", scheduler_status())
+    if "scheduler" not in data:
+        data["scheduler"] = scheduler_status()
     return render_template(template, now=web().clock.now_utc(), **data)
 
 

@@ -17,6 +17,13 @@ class WrongHostError(PortalError):
     title = "Not at this address"
 
 
+class LengthRequiredError(PortalError):
+    """The body of a request comes without its length: one that was cut off could not be told from a whole one."""
+
+    http_status = 411
+    title = "Not understood"
+
+
 class UnsupportedMediaError(PortalError):
     """The body of a request is of a kind that is not taken."""
 

@@ -1,6 +1,5 @@
 """The web application put together: its parts, its pages, and what holds for every request."""
 
-import importlib.metadata
 from urllib.parse import urlsplit
 
 from flask import Flask, request
@@ -15,7 +14,7 @@ from portal.web.errors import install_error_handlers
 from portal.web.headers import install_headers
 from portal.web.hosts import BasePath, allowed_hosts, host_name
 from portal.web.pages import install_filters
-from portal.web.refusals import WrongHostError
+from portal.web.refusals import LengthRequiredError, WrongHostError
 
 _MIB = 1024 * 1024
 _MAX_FORM_PARTS = 300
@@ -29,6 +28,7 @@ def make_site(web: Web) -> Flask:
     app.extensions[EXTENSION] = web
     install_access_log(app, web.clock)
     _refuse_other_hosts(app, web)
+    _refuse_bodies_without_length(app)
     install_headers(app, web.settings)
     install_filters(app)
     install_error_handlers(app)
@@ -66,9 +66,15 @@ def _configure(app: Flask, web: Web) -> None:
     app.jinja_env.globals.update(
         site_name=web.settings.portal.site_name,
         shows_mail=web.settings.mail.show_page,
-        upload_mib=web.settings.limits.upload_mib,
-        portal_version=importlib.metadata.version("portal"),
     )
+
+
+def _refuse_bodies_without_length(app: Flask) -> None:
+    @app.before_request
+    def check_length() -> None:
+        # Werkzeug cuts such a body off at the limit without a word, and half an input must not become a job.
+        if request.content_length is None and request.environ.get("HTTP_TRANSFER_ENCODING"):
+            raise LengthRequiredError("A request with a body should say its length (Content-Length).")
 
 
 def _refuse_other_hosts(app: Flask, web: Web) -> None:

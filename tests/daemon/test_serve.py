@@ -65,9 +65,11 @@ def test_ctrl_c_goes_to_the_whole_process_group_and_stops_it_once(start: Start) 
 def test_a_child_that_is_killed_is_started_again(start: Start, command: str) -> None:
     serving = start()
     first = serving.child(command)
+    orphans = serving.family(first)
     os.kill(first, signal.SIGKILL)
     wait_until(lambda: serving.child(command) not in (0, first), 10, f"another {command}")
     wait_until(serving.answers, 30, "the web server to answer")
+    wait_until(lambda: not any(is_alive(member) for member in orphans), 10, "the end of what it had started")
     done = serving.portal("submit", "slow_div", "--set=x=8", "--set=y=2", "--email=ann@example.org", "--wait")
     assert done.returncode == 0, done.stderr
 
@@ -114,13 +116,9 @@ def test_asked_a_second_time_it_ends_at_once(start: Start) -> None:
 
 def test_a_port_in_use_is_one_clear_line(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
-        serving = Serving(tmp_path, port=other.getsockname()[1])
+        port = other.getsockname()[1]
+        serving = Serving(tmp_path, port=port)
         assert serving.process.wait(60) == 1
     lines = serving.log_file.read_text().splitlines()
     assert len(lines) == 1
-    assert lines[0].startswith(f"portal: portal.bind: 127.0.0.1:{other_port(lines[0])} is in use by another program")
-
-
-def other_port(line: str) -> str:
-    """The port that a line names."""
-    return line.partition("127.0.0.1:")[2].split()[0]
+    assert lines[0].startswith(f"portal: portal.bind: 127.0.0.1:{port} is in use by another program")

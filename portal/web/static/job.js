@@ -6,7 +6,7 @@ import { showTimes } from "./times.js";
 const USUAL_MS = 2000;
 const SLOWEST_MS = 30000;
 const REDRAW_MS = 15000; // the line of time grows even where nothing else changes
-const PARTS = ["job-banner", "job-head", "job-now", "job-results", "job-texts", "job-evidence"];
+const PARTS = ["job-banner", "job-head", "job-now", "job-results", "job-texts", "job-evidence", "scheduler"];
 
 const byId = (id) => document.getElementById(id);
 const job = () => byId("job");

@@ -1,0 +1,71 @@
+# shellcheck shell=bash
+# Virtual nodes. Sourced by cluster.sh.
+#
+# A node is a process `init-NAME` that is process 1 of a PID namespace of its own, with a host name and mounts of its
+# own; slurmd and all that it starts run in there. So a job sees its node's host name, and SIGKILL to that one process
+# is a crash of the whole node: the kernel kills everything in the namespace at once, and no slurmstepd lives on to
+# tell slurmctld how its job ended.
+
+node_names() {
+    local number
+    for ((number = 1; number <= NODES; number++)); do echo "node$number"; done
+}
+
+is_node() { node_names | grep -qx -- "$1"; }
+
+namespaces_work() { unshare --mount --uts --pid --fork --mount-proc -- hostname probe 2>/dev/null; }
+
+start_node() { # NAME [OPTION of slurmd…]
+    local node=$1
+    shift
+    ! is_running "$node" || return 0
+    is_running "init-$node" || start_init "$node" || return
+    start_slurmd "$node" "$@"
+}
+
+start_init() { # NODE
+    local node=$1 unshare_pid
+    spawn "unshare-$node" unshare --mount --uts --pid --fork --mount-proc -- \
+        "$LIB/node_init.sh" "$node" "$CLUSTER_HOME/etc/hosts" || return
+    unshare_pid=$(pid_of "unshare-$node") || return
+    wait_for_daemon "unshare-$node" 5 child_of "$unshare_pid" || return
+    write_record "init-$node" "$(child_of "$unshare_pid")" || return
+    wait_for_daemon "init-$node" 5 node_has_its_name "$node"
+}
+
+# The last thing that node_init.sh does is to mount its hosts file.
+node_has_its_name() { nsenter --target "$(pid_of "init-$1")" --mount -- grep -q labctl /etc/hosts; }
+
+# nsenter has to fork to enter a PID namespace; the record is that of its child.
+start_slurmd() { # NODE [OPTION…]
+    local node=$1 nsenter_pid
+    shift
+    spawn "nsenter-$node" nsenter --target "$(pid_of "init-$node")" --mount --uts --pid -- \
+        slurmd -D -N "$node" "$@" || return
+    nsenter_pid=$(pid_of "nsenter-$node") || return
+    wait_for_daemon "nsenter-$node" 5 child_of "$nsenter_pid" || return
+    write_record "$node" "$(child_of "$nsenter_pid")"
+    # It ends with slurmd, and nobody needs to find it.
+    rm -f "$RECORDS/nsenter-$node"
+}
+
+crash_node() { # NODE
+    stop "init-$1" KILL
+    wait_for 5 "the end of $1" is_gone "$1"
+    stop "unshare-$1"
+    rm -f "$RECORDS/$1"
+}
+
+all_nodes_ready() {
+    local ready
+    ready=$(sinfo --noheader --partition=main --states=idle,alloc,mix --Node --format=%N | sort -u | wc -l)
+    [ "$ready" = "$NODES" ]
+}
+
+# What slurmd made for each node; it leaves them behind.
+remove_cgroups() {
+    local node
+    for node in $(node_names); do
+        find /sys/fs/cgroup/*/"slurm_$node" -depth -type d -exec rmdir {} + 2>/dev/null
+    done
+}

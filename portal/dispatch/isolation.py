@@ -1,0 +1,23 @@
+"""One job's trouble is its own: the others of the same round get their turn all the same."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import structlog
+
+from portal.errors import PortalError, StaleEpochError
+
+log = structlog.get_logger()
+
+
+@contextmanager
+def kept_apart(name: str) -> Iterator[None]:
+    """Log what goes wrong inside, to be tried again in a later round; only StaleEpochError ends the round."""
+    try:
+        yield
+    except StaleEpochError:
+        raise
+    except (PortalError, OSError) as error:
+        log.warning("cannot be settled yet", name=name, error=str(error))
+    except Exception:
+        log.exception("cannot be settled", name=name)
