@@ -10,20 +10,21 @@ from portal.jobs.store import JobRecord
 from portal.people.sessions import live_session_id, new_session_key, session_id_of
 from portal.web.context import web
 
+KEY_HEADER = "X-Job-Key"
 MAX_VIEWED = 50
 """Jobs whose mailed links a browser has opened, that its cookie holds; the oldest are forgotten first."""
 
 
 def browser_viewer() -> Viewer:
-    """The browser that asks for a page."""
+    """Who asks for a page or a file: a browser, or a program that follows a job's `url`s with its key."""
     key = session.get("key")
     session_id = live_session_id(web().jobs.database, key, web().clock.now_utc()) if isinstance(key, str) else None
-    return Viewer(session_id=session_id, viewed=dict(_viewed()))
+    return Viewer(session_id=session_id, viewed=dict(_viewed()), owner_key=request.headers.get(KEY_HEADER))
 
 
 def api_viewer() -> Viewer:
     """The program that calls the REST interface. Cookies count for nothing there."""
-    return Viewer(owner_key=request.headers.get("X-Job-Key"))
+    return Viewer(owner_key=request.headers.get(KEY_HEADER))
 
 
 def find_job(viewer: Viewer, job_id: str) -> JobRecord:

@@ -68,6 +68,17 @@ def test_a_job_is_sent_in_and_followed(portal: WebPortal) -> None:
     assert_problem(portal.browser.post(f"/api/v1/jobs/{job['job_id']}/cancel", headers=headers), 409)
 
 
+def test_the_key_opens_the_files_as_well(portal: WebPortal) -> None:
+    job = post(portal).get_json()
+    (portal.work(job["job_id"]) / "output.txt").write_text("The answer is: 4\n")
+    headers = {"X-Job-Key": job["access_key"]}
+    program = portal.app.test_client()
+    (output,) = program.get(f"/api/v1/jobs/{job['job_id']}", headers=headers).get_json()["outputs"]
+    path = output["url"].removeprefix("http://127.0.0.1:8080")
+    assert program.get(path, headers=headers).text == "The answer is: 4\n"
+    assert program.get(path).status_code == 404
+
+
 def test_cookies_count_for_nothing(portal: WebPortal) -> None:
     job_id = portal.job()
     assert_problem(portal.browser.get(f"/api/v1/jobs/{job_id}"), 404)

@@ -209,6 +209,9 @@ def _waiting_jobs() -> list[str]:
     for job in (running, limited[0], suspended):
         _wait_for_state(job, "RUNNING")
     _run("scontrol", "suspend", suspended, account="root")
+    # Deaf to SIGTERM, so that it takes KillWait seconds to end.
+    deaf = _submit("completing", "trap '' TERM; sleep 600; sleep 600", "--nodelist=node2")
+    _wait_for_state(deaf, "RUNNING")
     admin = _submit("held-by-admin", "true", "--begin=now+1hour")
     _run("scontrol", "hold", admin, account="root")
     jobs = [
@@ -219,11 +222,9 @@ def _waiting_jobs() -> list[str]:
         _submit("waits-for-resources", "true", "--nodes=3", "--exclusive"),
         _submit("waits-for-priority", "true", "--nodes=3", "--exclusive"),
     ]  # fmt: skip
-    ignores = _submit("completing", "trap '' TERM; sleep 600 & wait; sleep 600; sleep 600", "--nodelist=node2")
-    _wait_for_state(ignores, "RUNNING")
     time.sleep(5)  # the scheduler gives each its reason, and the script sets its trap
-    _run("scancel", ignores)
-    _wait_for_state(ignores, "COMPLETING")
+    _run("scancel", deaf)
+    _wait_for_state(deaf, "COMPLETING")
     return jobs
 
 
