@@ -69,6 +69,10 @@ class Database:
         self.is_sqlite = make_url(url).get_backend_name() == "sqlite"
         self.engine = _create_engine(url, is_sqlite=self.is_sqlite)
         self._write_engine = self.engine.execution_options(portal_begin="BEGIN IMMEDIATE")
+        # PostgreSQL's default lets two statements of one transaction see different states; SQLite's never does.
+        self._read_engine = (
+            self.engine if self.is_sqlite else self.engine.execution_options(isolation_level="REPEATABLE READ")
+        )
 
     @property
     def sqlite_file(self) -> Path | None:
@@ -79,7 +83,7 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[Session]:
         """A session that sees one consistent state and stores nothing. StorageError where the database fails."""
-        with _storage_errors(), Session(self.engine, expire_on_commit=False) as session:
+        with _storage_errors(), Session(self._read_engine, expire_on_commit=False) as session:
             yield session
 
     @contextmanager
