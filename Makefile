@@ -3,8 +3,8 @@
 VENV := .venv
 READY := $(VENV)/.ready
 SHELL_SCRIPTS := .ci/run $(wildcard bin/* deploy/*.sh deploy/*/*.sh)
-# Two at a time: most of a test's time is spent waiting for processes.
-TEST_WORKERS ?= 2
+# More than there are CPUs: most of a test's time is spent waiting for processes.
+TEST_WORKERS ?= 4
 
 .PHONY: help setup demo serve test test-quick check packages clean
 
@@ -37,7 +37,7 @@ test: setup packages
 	$(VENV)/bin/pytest -n $(TEST_WORKERS)
 
 test-quick: setup
-	$(VENV)/bin/pytest -q -n $(TEST_WORKERS) -m 'not daemon'
+	$(VENV)/bin/pytest -q -n 2 -m 'not daemon'
 
 check: setup packages
 	$(VENV)/bin/ruff check .

@@ -10,7 +10,8 @@ is_new_enough() {
 }
 
 find_python() {
-    for python in ${PYTHON:+"$PYTHON"} python3 python3.14 python3.13 python3.12 python3.11 /usr/bin/python3; do
+    # Debian's own first: one in somebody's home (pyenv) could not be run by the accounts that root's commands work as.
+    for python in ${PYTHON:+"$PYTHON"} /usr/bin/python3 python3 python3.14 python3.13 python3.12 python3.11; do
         if command -v "$python" >/dev/null && is_new_enough "$python"; then
             echo "$python"
             return

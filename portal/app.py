@@ -1,5 +1,6 @@
 """Wiring: builds the portal's parts from its settings, and the web application from the parts."""
 
+import shlex
 from dataclasses import dataclass
 
 from flask import Flask
@@ -11,15 +12,19 @@ from portal.dispatch.adoption import Adoption
 from portal.dispatch.context import Dispatch
 from portal.dispatch.dispatcher import Dispatcher
 from portal.dispatch.leadership import Leadership
+from portal.errors import SettingsError
 from portal.jobs.directory import JobsFolder
 from portal.jobs.keys import Keys, load_or_make_secret
-from portal.jobs.node_files import install_node_files
+from portal.jobs.node_files import current_helper, install_node_files
 from portal.jobs.service import JobService
 from portal.mail.outbox import OutboxSender, mail_domain
 from portal.mail.transport import transport_from_settings
 from portal.schedulers.base import Scheduler
+from portal.schedulers.commands import LocalRunner, Runner
+from portal.schedulers.helper import LOCAL_CALL_SECONDS, Helper
 from portal.schedulers.local import LocalScheduler
-from portal.settings import Settings
+from portal.schedulers.slurm_scheduler import SlurmScheduler
+from portal.settings import Settings, SshSection
 from portal.shipped import shipped_dir
 from portal.web.context import Web
 from portal.web.misses import Misses
@@ -63,8 +68,30 @@ def create_app(settings: Settings, parts: Parts | None = None) -> Flask:
 
 
 def build_scheduler(parts: Parts) -> Scheduler:
-    """The backend that `scheduler.kind` names."""
-    return LocalScheduler(parts.database, parts.clock)
+    """The backend that `scheduler.kind` names. Nothing is asked and nothing is connected to yet."""
+    settings = parts.settings.scheduler
+    if settings.kind == "local":
+        return LocalScheduler(parts.database, parts.clock)
+    jobs_dir = parts.settings.portal.jobs_dir
+    helper = [settings.node_python, "-I", str(current_helper(jobs_dir))]
+    if settings.kind == "slurm":
+        local = LocalRunner([*settings.command_prefix, *helper])
+        return SlurmScheduler(Helper(local, jobs_dir, LOCAL_CALL_SECONDS), parts.clock)
+    return SlurmScheduler(
+        Helper(_ssh_runner(settings.ssh, helper), jobs_dir, settings.ssh.command_timeout_seconds),
+        parts.clock,
+        kind=settings.kind,
+    )
+
+
+def _ssh_runner(ssh: SshSection, helper: list[str]) -> Runner:
+    # Not at the top: it takes a while, and the web server never needs it.
+    from portal.schedulers.ssh import SshRunner, SshTarget
+
+    if ssh.host is None or ssh.user is None or ssh.key_file is None or ssh.known_hosts_file is None:
+        raise SettingsError("scheduler.ssh: host, user, key_file and known_hosts_file are needed")
+    target = SshTarget(ssh.host, ssh.port, ssh.user, ssh.key_file, ssh.known_hosts_file, ssh.connect_timeout_seconds)
+    return SshRunner(target, shlex.join(helper))
 
 
 def build_dispatcher(parts: Parts) -> Dispatcher:

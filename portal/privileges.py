@@ -5,9 +5,11 @@ A command that root types would otherwise leave files that the portal's own acco
 
 import os
 import pwd
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import sqlalchemy
 from sqlalchemy import make_url
 
 from portal.errors import PortalError
@@ -71,20 +73,29 @@ def _become(uid: int, folder_gid: int) -> None:
         os.environ |= {"USER": entry.pw_name, "LOGNAME": entry.pw_name}
     os.setuid(uid)
     os.environ["HOME"] = home
+    if not os.access(".", os.X_OK):  # root's own folder, say: gunicorn, for one, insists on one that it can enter
+        os.chdir("/")
 
 
 def _unusable(settings: Settings, settings_file: Path | None) -> Iterator[tuple[Path, str]]:
     """What the account that we are now cannot use, and what it cannot do with it."""
-    to_read = [_PACKAGE, settings_file, settings.portal.templates_dir, settings.mail.smtp_password_file]
-    if settings.secret_key_file.parent.exists():
-        to_read.append(_existing(settings.secret_key_file))
+    # Python loads some of its modules, and of the libraries', when they are needed for the first time.
+    python = [Path(sys.executable), Path(os.__file__), Path(sqlalchemy.__file__), _PACKAGE]
+    to_read = [*python, settings_file, settings.portal.templates_dir, settings.mail.smtp_password_file]
+    to_write = [settings.portal.jobs_dir, *_database_files(settings), *_mail_folder(settings)]
+    secret = settings.secret_key_file
+    (to_read if os.path.lexists(secret) else to_write).append(secret)
     for path in to_read:
-        if path is not None and not os.access(path, os.R_OK | (os.X_OK if path.is_dir() else 0)):
+        if path is not None and not _may(path, os.R_OK):
             yield path, "read"
-    for path in [settings.portal.jobs_dir, *_database_files(settings), *_mail_folder(settings)]:
-        place = _existing(path)
-        if not os.access(place, os.R_OK | os.W_OK | (os.X_OK if place.is_dir() else 0)):
-            yield place, "written"
+    for path in to_write:
+        if not _may(_existing(path), os.R_OK | os.W_OK):
+            yield path, "written"
+
+
+def _may(path: Path, mode: int) -> bool:
+    # os.path, not Path: where a folder above is closed to us, Path.is_dir raises.
+    return os.access(path, mode | (os.X_OK if os.path.isdir(path) else 0))  # noqa: PTH112
 
 
 def _database_files(settings: Settings) -> list[Path]:

@@ -6,6 +6,7 @@ line that names the key (`SettingsError`), at start.
 """
 
 import os
+import re
 import tomllib
 from ipaddress import ip_address
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
@@ -45,6 +47,16 @@ def _database_url(text: str) -> str:
     if backend not in ("sqlite", "postgresql"):
         raise ValueError("should be sqlite:///FILE or postgresql+psycopg://…")
     return text
+
+
+def _directive_value(text: str) -> str:
+    if not re.fullmatch("[A-Za-z0-9_.:+=,-]+", text):
+        raise ValueError("should have letters, digits and _.:+=,- only")
+    return text
+
+
+DirectiveValue = Annotated[str, AfterValidator(_directive_value)]
+"""What may stand in a line for the scheduler in a batch script."""
 
 
 class _Section(BaseModel):
@@ -87,7 +99,7 @@ class PortalSection(_Section):
 
 
 class SshSection(_Section):
-    """How to reach a cluster's login node. Read by `slurm-ssh`, which this version does not have yet."""
+    """How to reach a cluster's login node (`slurm-ssh` only)."""
 
     host: str | None = Field(None, description="The login node.")
     port: int = Field(22, ge=1, le=65535, description="Its SSH port.")
@@ -96,7 +108,9 @@ class SshSection(_Section):
     known_hosts_file: Path | None = Field(None, description="The host keys that are accepted.")
     connect_timeout_seconds: float = Field(10, gt=0, description="Seconds to wait for a connection.")
     command_timeout_seconds: float = Field(30, gt=0, description="Seconds that one command may take.")
-    remote_jobs_dir: str | None = Field(None, description="The jobs folder on the cluster, where none is shared.")
+    remote_jobs_dir: str | None = Field(
+        None, description="The jobs folder on the cluster, where none is shared; this version needs a shared one."
+    )
 
 
 class DrmaaSection(_Section):
@@ -110,7 +124,7 @@ class SchedulerSection(_Section):
     """Where jobs run."""
 
     kind: Literal["local", "slurm", "slurm-ssh", "drmaa"] = Field(
-        "local", description="Which scheduler; this version has `local` only."
+        "local", description="Which scheduler; this version has no `drmaa` yet."
     )
     poll_seconds: float = Field(2, gt=0, le=3600, description="Seconds from one look at the scheduler to the next.")
     grace_seconds_or_none: float | None = Field(
@@ -119,11 +133,11 @@ class SchedulerSection(_Section):
         ge=0,
         description="Seconds to wait for evidence that lags behind: 90, and 5 for the local scheduler.",
     )
-    partition: str | None = Field(
+    partition: DirectiveValue | None = Field(
         None, description="The partition, unless the application names one (not for `local`)."
     )
-    account: str | None = Field(None, description="The account that is charged (not for `local`).")
-    qos: str | None = Field(None, description="The quality of service (not for `local`).")
+    account: DirectiveValue | None = Field(None, description="The account that is charged (not for `local`).")
+    qos: DirectiveValue | None = Field(None, description="The quality of service (not for `local`).")
     node_python: str = Field("python3", description="Python 3.6 or newer on the compute nodes.")
     command_prefix: list[str] = Field(
         default_factory=list, description="Put before each of the scheduler's commands (not for `local`)."
@@ -175,6 +189,13 @@ class _KnownVariables(EnvSettingsSource):
     def __call__(self) -> dict[str, Any]:
         return _known_only(super().__call__(), self.settings_cls)
 
+    def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
+        """JSON where it is JSON; anything else goes on as it is, to be refused under its own key."""
+        try:
+            return super().decode_complex_value(field_name, field, value)
+        except ValueError:
+            return value
+
 
 def _known_only(values: dict[str, Any], model: type[BaseModel]) -> dict[str, Any]:
     by_name = {(field.alias or name): field for name, field in model.model_fields.items()}
@@ -184,7 +205,10 @@ def _known_only(values: dict[str, Any], model: type[BaseModel]) -> dict[str, Any
             continue
         inner: Any = by_name[name].annotation
         is_section = isinstance(inner, type) and issubclass(inner, BaseModel)
-        known[name] = _known_only(value, inner) if is_section and isinstance(value, dict) else value
+        if not isinstance(value, dict):
+            known[name] = value
+        elif is_section:  # parts of a variable's name below a key that has none belong to somebody else
+            known[name] = _known_only(value, inner)
     return known
 
 
@@ -250,10 +274,22 @@ class Settings(BaseSettings):
 
 
 def _check_what_this_version_can_do(settings: Settings) -> None:
-    if settings.scheduler.kind != "local":
-        raise ValueError(f"scheduler.kind: should be 'local'; this version has no '{settings.scheduler.kind}' yet")
+    if settings.scheduler.kind == "drmaa":
+        raise ValueError("scheduler.kind: should be 'local', 'slurm' or 'slurm-ssh'; this version has no 'drmaa' yet")
+    if settings.scheduler.kind == "slurm-ssh":
+        _check_ssh(settings.scheduler.ssh)
     if settings.portal.access != "open":
         raise ValueError("portal.access: should be 'open'; this version has no signing in yet")
+
+
+def _check_ssh(ssh: SshSection) -> None:
+    for name in ("host", "user", "key_file", "known_hosts_file"):
+        if getattr(ssh, name) is None:
+            raise ValueError(f"scheduler.ssh.{name}: is needed, since scheduler.kind is 'slurm-ssh'")
+    if ssh.remote_jobs_dir is not None:
+        raise ValueError(
+            "scheduler.ssh.remote_jobs_dir: this version needs a jobs folder that the cluster shares; leave it out"
+        )
 
 
 SectionT = TypeVar("SectionT", bound=_Section)

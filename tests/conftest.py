@@ -1,13 +1,26 @@
 """What holds for all tests: a clean environment, and nothing left out in silence."""
 
+import logging
 import os
 from collections.abc import Iterator
 
 import pytest
+import structlog
 
 for _name in [name for name in os.environ if name.startswith("PORTAL_")]:
     # Whoever runs the tests may run a portal with settings of its own.
     del os.environ[_name]
+
+
+@pytest.fixture(autouse=True)
+def put_back_logging() -> Iterator[None]:
+    """A command sets the log up for its whole process: undo that for the tests that follow."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    structlog.reset_defaults()
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 def _is_ci() -> bool:

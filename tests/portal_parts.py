@@ -151,8 +151,7 @@ class Portal:
         self.database_file = self.folder_path / "portal.db"
         if not self.database_file.exists():
             shutil.copyfile(_empty_database(), self.database_file)
-        self.database = Database(self.settings.portal.database_url)
-        event.listen(self.database.engine, "connect", _leave_out_syncing)
+        self.database = _database(self.settings.portal.database_url)
         catalog: Any = self.shelf
         self.jobs = JobService(
             self.database, self.folder, catalog, self.keys, self.clock, self.settings.portal.base_url
@@ -391,14 +390,29 @@ class Portal:
         return next(one for one in record.attempts if one.number == (number or record.job.attempt_number))
 
 
+@functools.cache
+def _database(url: str) -> Database:
+    """One object for all portals that lie at the same place, one after the other: it knows its statements then."""
+    database = Database(url)
+    event.listen(database.engine, "connect", _leave_out_syncing)
+    return database
+
+
 def _leave_out_syncing(connection: Any, _entry: object) -> None:
     connection.execute("PRAGMA synchronous = OFF")
 
 
 @contextmanager
-def opened_portal(folder: Path, **options: Any) -> Iterator[Portal]:
-    """A portal as `make_portal` makes it, closed at the end; nothing here cuts the power, so that fsync is left out."""
-    with mock.patch("os.fsync", lambda _descriptor: None):
+def opened_portal(**options: Any) -> Iterator[Portal]:
+    """A portal as `make_portal` makes it, in an empty folder, closed at the end.
+
+    Nothing here cuts the power, so that fsync is left out.
+    """
+    folder = Path(_scratch().name) / "portal"
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir()
+    with mock.patch("os.fsync", return_value=None):
         portal = make_portal(folder, **options)
         try:
             yield portal

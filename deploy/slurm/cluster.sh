@@ -23,10 +23,12 @@
 #     ssh -F "$CLUSTER_HOME/ssh/config" people sinfo
 #
 # Environment (what is in brackets holds otherwise):
-#   CLUSTER_HOME      all data of the cluster [$TMPDIR/portal-slurm]; everybody must be able to walk there
+#   CLUSTER_HOME      all data of the cluster [$TMPDIR/portal-slurm]; every account must be able to walk there, and
+#                     its path should be short: the one of a socket in there may have 107 characters
 #   CLUSTER_PORT      first of its ports [16800]: + 6 MariaDB, + 17 slurmctld, + 19 slurmdbd, + 22 sshd,
 #                     + 101 and on the nodes. Another home and port, and a second cluster runs beside the first
-#   CLUSTER_JOBS_DIR  the portal's jobs folder, for the restricted key [$CLUSTER_HOME/jobs]
+#   CLUSTER_JOBS_DIR  the portal's jobs folder, for the restricted key [$CLUSTER_HOME/jobs]; made if it is missing,
+#                     and not deleted where it lies elsewhere
 #   CLUSTER_NODE_CPUS [4]  CLUSTER_NODE_MEMORY_MIB [4000]   what each node claims to have
 #   SLURMD_TIMEOUT [5]     seconds of silence after which a node counts as dead
 #   MESSAGE_TIMEOUT [2]    seconds that the daemons wait for each other
@@ -41,6 +43,10 @@ PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 CLUSTER_HOME=$(realpath --canonicalize-missing --no-symlinks "${CLUSTER_HOME:-${TMPDIR:-/tmp}/portal-slurm}")
 CLUSTER_PORT=${CLUSTER_PORT:-16800}
 CLUSTER_JOBS_DIR=$(realpath --canonicalize-missing --no-symlinks "${CLUSTER_JOBS_DIR:-$CLUSTER_HOME/jobs}")
+# slurm.conf and sshd_config have no way to quote them. (A jobs folder is not named in there, and may be called anything.)
+case $CLUSTER_HOME in
+    *[!A-Za-z0-9/._+-]*) echo "CLUSTER_HOME may have letters, digits and / . _ + - only: $CLUSTER_HOME" >&2; exit 2 ;;
+esac
 # Each of Slurm's commands and daemons below reads this; nothing here ever touches /etc/slurm.
 export SLURM_CONF=$CLUSTER_HOME/etc/slurm.conf
 
@@ -206,8 +212,7 @@ verb_kill_node() {
 verb_revive_node() {
     need_root; lock; load_choices
     is_node "$1" || die "there is no node $1"
-    # -b: report to slurmctld that the node booted, so that jobs of before the crash are known to be gone.
-    start_node "$1" -b || die "$1 does not start: $CLUSTER_HOME/log/slurmd-$1.log"
+    start_node "$1" || die "$1 does not start: $CLUSTER_HOME/log/slurmd-$1.log"
     say "$1 is booting"
 }
 

@@ -26,6 +26,8 @@ from portal.settings import Settings
 _MIB = 1024 * 1024
 _LITTLE_SPACE_MIB = 1024
 _NO_SPACE_MIB = 16
+_ONE_ACCOUNT = ("local", "drmaa")
+"""Schedulers with which the portal's account runs the jobs as well."""
 _AT_FIRST_START = "is made at the first start"
 _MIGRATIONS = Path(__file__).resolve().parent.parent / "migrations"
 
@@ -67,7 +69,10 @@ def disk(settings: Settings) -> Seen:
     if free_mib < _NO_SPACE_MIB:
         raise PortalError(f"{facts}: no room for jobs")
     if not folder.stat().st_mode & stat.S_ISGID:
-        return Seen(f"{facts}; its group is not passed on: chmod g+s {folder}", is_warning=True)
+        problem = f"{facts}; its group is not passed on: chmod g+s {folder}"
+        if settings.scheduler.kind not in _ONE_ACCOUNT:
+            raise PortalError(problem)
+        return Seen(problem, is_warning=True)
     return Seen(facts, is_warning=free_mib < _LITTLE_SPACE_MIB)
 
 
@@ -75,6 +80,8 @@ def accounts(settings: Settings) -> Seen:
     """Who runs the jobs."""
     folder = settings.portal.jobs_dir
     name = _name(folder.stat().st_uid) if folder.exists() else _me()
+    if settings.scheduler.kind not in _ONE_ACCOUNT:
+        return Seen(f"{name} runs the portal; jobs run as the account that the scheduler's commands are given as")
     return Seen(
         f"one account, {name}, does both: it runs the portal and the jobs, so a job can reach the portal's files"
     )

@@ -103,4 +103,4 @@ def _write_handle(dispatch: Dispatch, attempt: Attempt, handle: Handle) -> None:
     dispatch.leadership.require()
     attempt.scheduler_id, attempt.cluster = handle.scheduler_id, handle.cluster
     attempt.submitted_at = attempt.submitted_at or dispatch.now()
-    write_submission(dispatch.attempt_directory(attempt), attempt, dispatch.leadership.epoch)
+    write_submission(dispatch.attempt_directory(attempt), attempt, dispatch.leadership)

@@ -105,7 +105,7 @@ def publish_end(
 
 
 def _write_files(dispatch: Dispatch, job: Job, attempt: Attempt, end: _End) -> None:
-    write_verdict(dispatch.attempt_directory(attempt), _verdict(attempt, end), dispatch.leadership.epoch)
+    write_verdict(dispatch.attempt_directory(attempt), _verdict(attempt, end), dispatch.leadership)
     directory = dispatch.folder.job(job.job_id)
     if end.next_attempt is None:
         publish_markers(directory, attempt.number, succeeded=_is_success(end.ended))

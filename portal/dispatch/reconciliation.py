@@ -65,17 +65,16 @@ def _mend_attempt(dispatch: Dispatch, record: JobRecord, attempt: Attempt) -> bo
     files = dispatch.attempt_directory(attempt)
     if not files.path.is_dir():
         return False
-    epoch = dispatch.leadership.epoch
     changed = False
     submission = read_record(files.submission)
     if attempt.intent_at is not None and _may_be_mended(dispatch, submission, submission_record(attempt)):
-        write_submission(files, attempt, epoch)
+        write_submission(files, attempt, dispatch.leadership)
         changed = True
     verdict = read_record(files.verdict)
     if attempt.state.is_final:
         known = _verdict_of_row(record, attempt)
         if _may_be_mended(dispatch, verdict, known):
-            write_verdict(files, {**(verdict or {}), **_origin(record, attempt), **known}, epoch)
+            write_verdict(files, {**(verdict or {}), **_origin(record, attempt), **known}, dispatch.leadership)
             changed = True
     elif verdict is not None and _may_be_mended(dispatch, verdict, None):
         _remove(files.verdict)

@@ -118,11 +118,12 @@ def _write_files(dispatch: Dispatch, job: Job, attempt: Attempt) -> Prepared:
     application = dispatch.catalog.get(job.application)
     directory = dispatch.folder.job(job.job_id)
     config = read_job_config(directory.config)
-    plan = _plan(dispatch, application, attempt)
+    spec = _spec(dispatch, application, job, attempt)
+    plan = _plan(dispatch, application, attempt, dispatch.scheduler.directives(spec))
     files = write_attempt(directory, config, plan)
     if plan.mail is not None:
         _prepare_mail(dispatch, job)
-    return Prepared(job, attempt, _spec(job, attempt, files), files)
+    return Prepared(job, attempt, spec, files)
 
 
 def _prepare_mail(dispatch: Dispatch, job: Job) -> None:
@@ -137,7 +138,9 @@ def _prepare_mail(dispatch: Dispatch, job: Job) -> None:
     )
 
 
-def _plan(dispatch: Dispatch, application: Application, attempt: Attempt) -> AttemptPlan:
+def _plan(
+    dispatch: Dispatch, application: Application, attempt: Attempt, directives: Sequence[str] = ()
+) -> AttemptPlan:
     mail = dispatch.settings.mail
     by_node = mail.sent_by == "node" and application.policy.out_of_memory != "fail"
     return AttemptPlan(
@@ -149,13 +152,16 @@ def _plan(dispatch: Dispatch, application: Application, attempt: Attempt) -> Att
         node_python=dispatch.settings.scheduler.node_python,
         heartbeat_seconds=dispatch.heartbeat_seconds,
         passed_on={name: os.environ[name] for name in application.environment.pass_ if name in os.environ},
+        directives=directives,
         mail=NodeMail(mail.smtp_host, mail.smtp_port, dispatch.settings.from_address, mail.smtp_timeout_seconds)
         if by_node
         else None,
     )
 
 
-def _spec(job: Job, attempt: Attempt, files: AttemptDirectory) -> JobSpec:
+def _spec(dispatch: Dispatch, application: Application, job: Job, attempt: Attempt) -> JobSpec:
+    files = dispatch.attempt_directory(attempt)
+    site = dispatch.settings.scheduler
     return JobSpec(
         name=attempt.scheduler_name,
         script=files.job_script,
@@ -164,6 +170,10 @@ def _spec(job: Job, attempt: Attempt, files: AttemptDirectory) -> JobSpec:
         memory_mib=int(job.resources["memory_mib"]),
         cpus=int(job.resources["cpus"]),
         exclude_nodes=tuple(attempt.excluded_nodes),
+        partition=application.resources.partition or site.partition,
+        account=site.account,
+        qos=site.qos,
+        gres=application.resources.gres,
     )
 
 
@@ -192,7 +202,7 @@ def _write_intent(dispatch: Dispatch, ready: Prepared) -> bool:
     """Whether the intent stands on disk; where it does not, the attempt stays accepted."""
     ready.attempt.intent_at = dispatch.now()
     try:
-        write_submission(ready.directory, ready.attempt, dispatch.leadership.epoch)
+        write_submission(ready.directory, ready.attempt, dispatch.leadership)
     except OSError as error:
         put_off(dispatch, ready.attempt, UNWRITABLE, log_detail=str(error))
         return False

@@ -21,7 +21,7 @@ def read_changes(directory: JobDirectory) -> dict[str, Any]:
     """What has changed since acceptance; empty where nothing has, or where the file cannot be understood."""
     try:
         values = json.loads(directory.changes.read_text("utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return values if isinstance(values, dict) else {}
 

@@ -68,7 +68,9 @@ def new_parser() -> configparser.RawConfigParser:
 
 
 def render_sections(sections: dict[str, dict[str, str]]) -> bytes:
-    """The sections as INI. Raises ValueError where reading them back would not give the same."""
+    """The sections as INI. Raises ValueError for a line break, and where reading it back would not give the same."""
+    if any("\n" in value or "\r" in value for section in sections.values() for value in section.values()):
+        raise ValueError("a value must be a single line")
     parser = new_parser()
     parser.read_dict(sections)
     stream = io.StringIO()

@@ -1,6 +1,7 @@
 """What the compute nodes need, put where they can read it: `jobs/.node/<version>/`.
 
-The wrapper as one file that any Python can run, and the applications' programs. A version is never changed
+The wrapper and the helper that calls the scheduler's commands, each as one file that any Python can run, and the
+applications' programs. A version is never changed
 once it is there, because jobs that wait in the queue were written for it; an upgrade of the portal adds
 another one.
 """
@@ -25,6 +26,7 @@ from portal.node.durable import fsync_folder, write_durably
 NODE_FOLDER = ".node"
 CURRENT = "current"
 WRAPPER = "wrapper.pyz"
+SUBMIT = "submit.pyz"
 BIN = "bin"
 
 FOLDER_MODE = 0o2750
@@ -33,6 +35,7 @@ EXECUTABLE_MODE = 0o750
 
 _PACKAGE = "portal_node"
 _MAIN = f"import sys\n\nfrom {_PACKAGE}.wrapper import main\n\nsys.exit(main(sys.argv[1:]))\n"
+_SUBMIT_MAIN = f"import sys\n\nfrom {_PACKAGE}.submit import main\n\nsys.exit(main(sys.argv))\n"
 _ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
@@ -43,10 +46,12 @@ class NodeFiles:
     version: str
     wrapper: Path
     bin_dir: Path
+    submit: Path
+    """The helper; what calls it goes by `.node/current/`, so that a key or a sudo rule can name it."""
 
 
 def install_node_files(jobs_dir: Path, program_dirs: Sequence[Path]) -> NodeFiles:
-    """Put this portal's wrapper and the executables of `program_dirs` under `jobs_dir`; make them current.
+    """Put this portal's wrapper and helper, and the executables of `program_dirs` under `jobs_dir`; make them current.
 
     What is there under the same version is left alone; any number of processes may do this at once. Group
     members can read everything, others nothing. DefinitionError where two folders have a program of the same
@@ -54,23 +59,38 @@ def install_node_files(jobs_dir: Path, program_dirs: Sequence[Path]) -> NodeFile
     temporary folder is left then, and `current` is what it was.
     """
     programs = _read_programs(program_dirs)
-    wrapper = wrapper_archive()
-    version = f"{portal.__version__}-{_digest(wrapper, programs)}"
+    archives = {WRAPPER: wrapper_archive(), SUBMIT: submit_archive()}
+    version = f"{portal.__version__}-{_digest(archives, programs)}"
     node_dir = jobs_dir / NODE_FOLDER
     try:
         _make_folder(node_dir)
         if not (node_dir / version).is_dir():
-            _install(node_dir, version, wrapper, programs)
+            _install(node_dir, version, archives, programs)
         _make_current(node_dir, version)
     except OSError as error:
         detail = f"cannot install the node's files in {node_dir}: {error}"
         raise StorageError("The jobs folder cannot be written.", log_detail=detail) from error
-    return NodeFiles(version, node_dir / version / WRAPPER, node_dir / version / BIN)
+    folder = node_dir / version
+    return NodeFiles(version, folder / WRAPPER, folder / BIN, folder / SUBMIT)
+
+
+def current_helper(jobs_dir: Path) -> Path:
+    """Where the helper of the version in use is found, whichever that is."""
+    return jobs_dir / NODE_FOLDER / CURRENT / SUBMIT
 
 
 def wrapper_archive() -> bytes:
     """`wrapper.pyz`: the same bytes for the same sources, wherever and whenever it is made."""
-    members = {"__main__.py": _MAIN.encode()}
+    return _archive(_MAIN)
+
+
+def submit_archive() -> bytes:
+    """`submit.pyz`: as `wrapper.pyz`, with another beginning."""
+    return _archive(_SUBMIT_MAIN)
+
+
+def _archive(main: str) -> bytes:
+    members = {"__main__.py": main.encode()}
     for source in files("portal.node").iterdir():
         if source.name.endswith(".py"):
             members[f"{_PACKAGE}/{source.name}"] = source.read_bytes()
@@ -104,8 +124,8 @@ def _add(programs: dict[str, bytes], path: Path) -> None:
         raise DefinitionError(f"{path}: another application has a different program of this name.")
 
 
-def _digest(wrapper: bytes, programs: Mapping[str, bytes]) -> str:
-    total = hashlib.sha256(hashlib.sha256(wrapper).digest())
+def _digest(archives: Mapping[str, bytes], programs: Mapping[str, bytes]) -> str:
+    total = hashlib.sha256(b"".join(hashlib.sha256(archives[name]).digest() for name in sorted(archives)))
     for name in sorted(programs):
         # Of fixed length each, so that no two sets of programs can look alike.
         total.update(hashlib.sha256(os.fsencode(name)).digest())
@@ -113,10 +133,11 @@ def _digest(wrapper: bytes, programs: Mapping[str, bytes]) -> str:
     return total.hexdigest()[:12]
 
 
-def _install(node_dir: Path, version: str, wrapper: bytes, programs: Mapping[str, bytes]) -> None:
+def _install(node_dir: Path, version: str, archives: Mapping[str, bytes], programs: Mapping[str, bytes]) -> None:
     temporary = Path(tempfile.mkdtemp(prefix=f".{version}.", dir=node_dir))
     try:
-        write_durably(temporary / WRAPPER, wrapper, FILE_MODE)
+        for name, content in archives.items():
+            write_durably(temporary / name, content, FILE_MODE)
         _make_folder(temporary / BIN)
         for name, content in programs.items():
             write_durably(temporary / BIN / name, content, EXECUTABLE_MODE)

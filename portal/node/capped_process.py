@@ -13,6 +13,7 @@ _KILL_SECONDS = 5.0
 
 TIMED_OUT = "timed_out"
 TOO_LONG = "too_long"
+GIVEN_UP = "given_up"
 
 
 class Finished(NamedTuple):
@@ -24,7 +25,9 @@ class Finished(NamedTuple):
     stderr: bytes
     """Its first 64 KiB: it is for people."""
     failure: Optional[str]
-    """None, `timed_out` or `too_long`."""
+    """None, `timed_out`, `too_long` or `given_up`."""
+    seconds: float
+    """From just before its start until it was seen to be dead."""
 
 
 def run_capped(
@@ -34,13 +37,16 @@ def run_capped(
     cwd: str,
     timeout_seconds: float,
     most_bytes: int,
+    give_up_on: bytes = b"",
 ) -> Finished:
     """Run a command with `data` as its standard input, in a process group of its own.
 
-    At the time-out, and where it writes more than `most_bytes`, the whole group is killed. What cannot be killed
-    (another account's, by way of sudo) is left behind. OSError where the command cannot be started.
+    At the time-out, where it writes more than `most_bytes`, and once it complains of `give_up_on` on standard error,
+    the whole group is killed. What cannot be killed (another account's, by way of sudo) is left behind. OSError where
+    the command cannot be started.
     """
-    deadline = time.monotonic() + timeout_seconds
+    began = time.monotonic()
+    deadline = began + timeout_seconds
     process = subprocess.Popen(
         list(command),
         stdin=subprocess.PIPE,
@@ -50,7 +56,7 @@ def run_capped(
         cwd=cwd,
         start_new_session=True,
     )
-    exchange = _Exchange(process, data, most_bytes)
+    exchange = _Exchange(process, data, most_bytes, give_up_on)
     failure = TIMED_OUT
     try:
         failure = exchange.run(deadline)
@@ -61,17 +67,19 @@ def run_capped(
             _kill_group(process)
         exchange.close()
     exit_code = None if failure else process.returncode
-    return Finished(exit_code, bytes(exchange.stdout), bytes(exchange.stderr), failure or None)
+    seconds = time.monotonic() - began
+    return Finished(exit_code, bytes(exchange.stdout), bytes(exchange.stderr), failure or None, seconds)
 
 
 class _Exchange:
     """Feeding and reading a process through its three pipes at once."""
 
-    def __init__(self, process: "subprocess.Popen[bytes]", data: bytes, most_bytes: int) -> None:
+    def __init__(self, process: "subprocess.Popen[bytes]", data: bytes, most_bytes: int, give_up_on: bytes) -> None:
         self.stdout = bytearray()
         self.stderr = bytearray()
         self._data = memoryview(data)
         self._most_bytes = most_bytes
+        self._give_up_on = give_up_on
         self._selector = selectors.DefaultSelector()
         self._stdin, self._stdout, self._stderr = (
             _not_blocking(pipe) for pipe in (process.stdin, process.stdout, process.stderr)
@@ -97,6 +105,8 @@ class _Exchange:
                     del self.stderr[_MOST_STDERR_BYTES:]
             if len(self.stdout) > self._most_bytes:
                 return TOO_LONG
+            if self._give_up_on and self._give_up_on in self.stderr:
+                return GIVEN_UP
         return ""
 
     def close(self) -> None:

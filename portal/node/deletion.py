@@ -72,5 +72,9 @@ def _open_folder(parent: int, name: str) -> int:
         # There is no chmod that does not follow links; what a link could point to here is the account's own.
         os.chmod(name, 0o700, dir_fd=parent)
         descriptor = os.open(name, _FOLDER_FLAGS, dir_fd=parent)
-    os.fchmod(descriptor, 0o700)
+    try:
+        os.fchmod(descriptor, 0o700)
+    except PermissionError:
+        # Another account's. It may be writable for the group all the same.
+        pass
     return descriptor

@@ -91,6 +91,10 @@ class JobSpec:
     memory_mib: int
     cpus: int
     exclude_nodes: tuple[str, ...] = ()
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    gres: str | None = None
 
 
 @dataclass(frozen=True)
@@ -151,6 +155,10 @@ class Observation:
     ended_at: datetime | None = None
     ended_by_portal: bool = False
     """The portal's own shutdown took it away: it is due a new attempt that does not count."""
+    expected_start_at: datetime | None = None
+    """When the scheduler means to start one that waits; it changes its mind often."""
+    never_runs: bool = False
+    """It waits, and the scheduler says that it can never start: to be cancelled, and to count as refused."""
 
 
 @dataclass(frozen=True)
@@ -225,6 +233,10 @@ class Scheduler(ABC):
     @abstractmethod
     def health(self) -> Health:
         """Ask for a sign of life. Never raises."""
+
+    def directives(self, spec: JobSpec) -> list[str]:  # noqa: ARG002  # most backends need none
+        """The lines that a batch script of this spec carries for the scheduler. Raises DefinitionError."""
+        return []
 
     def close(self) -> None:  # noqa: B027  # most backends hold nothing
         """Let go of connections and sessions; harmless when called twice."""

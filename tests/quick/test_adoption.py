@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +15,7 @@ from portal.dispatch.adoption import ADOPTION_SECONDS, SWEEP_SECONDS, AdoptionRe
 from portal.errors import StorageError
 from portal.jobs.directory import JobsFolder
 from portal.jobs.models import MailOutbox
+from portal.jobs.rows import insert_job
 from portal.jobs.service import JobService, Submission
 from portal.jobs.states import FailureReason, JobState
 from portal.jobs.store import JobRecord
@@ -33,8 +33,8 @@ class Killed(BaseException):
 
 
 @pytest.fixture
-def portal(tmp_path: Path) -> Iterator[Portal]:
-    with opened_portal(tmp_path) as portal:
+def portal() -> Iterator[Portal]:
+    with opened_portal() as portal:
         yield portal
 
 
@@ -113,7 +113,7 @@ def test_a_web_process_that_was_killed_for_good_left_one_job(portal: Portal) -> 
     if child == 0:
         database = Database(portal.settings.portal.database_url)
         folder = JobsFolder(portal.folder.root)
-        service_module.insert_job = lambda *_args, **_more: os._exit(9)  # type: ignore[assignment,misc]
+        setattr(service_module, "insert_job", lambda *_args, **_more: os._exit(9))  # noqa: B010  # not its export
         catalog: Any = portal.shelf
         JobService(database, folder, catalog, portal.keys, portal.clock, "http://here").submit(submission())
         os._exit(1)
@@ -151,7 +151,7 @@ def test_the_form_sent_again_after_adoption_is_the_adopted_job(portal: Portal, m
 def test_a_web_process_that_is_slower_than_adoption_answers_with_its_job(
     portal: Portal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = service_module.insert_job
+    original = insert_job
 
     def adopt_first(*args: Any, **more: Any) -> Any:
         monkeypatch.undo()

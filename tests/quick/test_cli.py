@@ -3,6 +3,7 @@
 import json
 import os
 import pwd
+import re
 import shutil
 import subprocess
 import sys
@@ -266,17 +267,51 @@ NOBODY = pwd.getpwnam("nobody")
 NO_ACCOUNT = 54321
 
 
-def run(*arguments: str, uid: int | None = None) -> subprocess.CompletedProcess[str]:
+CHANGE_ACCOUNT = """
+import os, sys
+from pathlib import Path
+from portal.errors import PortalError
+from portal.privileges import work_as_owner_of_jobs
+from portal.settings import load_settings
+file, uid = sys.argv[1:]
+settings = load_settings(Path(file))
+os.setuid(int(uid))
+try:
+    work_as_owner_of_jobs(settings, Path(file))
+except PortalError as error:
+    print(error)
+else:
+    print(f"uid {os.getuid()} in {os.getcwd()}")
+"""
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     """The real command in a process of its own, since it changes its account for good."""
     return subprocess.run(
-        [sys.executable, "-P", "-m", "portal", *arguments],
+        [sys.executable, "-P", "-m", "portal", *arguments], capture_output=True, text=True, check=False
+    )
+
+
+def change_account(site: Path, cwd: Path, uid: int) -> str:
+    """What comes of the change alone, by a process that has loaded all it needs, in another folder."""
+    file = site / "portal.toml"
+    file.touch()
+    return subprocess.run(
+        [sys.executable, "-P", "-c", CHANGE_ACCOUNT, str(file), str(uid)],
+        cwd=cwd,
         capture_output=True,
         text=True,
-        check=False,
-        user=uid,
-        group=uid,
-        extra_groups=[] if uid is not None else None,
-    )
+        check=True,
+    ).stdout
+
+
+def others_can_run_it() -> bool:
+    """Whether this checkout, its `.venv` and its Python can be reached by other accounts: not below root's home."""
+    try:
+        done = subprocess.run([sys.executable, "-P", "-c", "import portal.app"], user=NOBODY.pw_uid, check=False)
+    except PermissionError:
+        return False
+    return done.returncode == 0
 
 
 @pytest.fixture
@@ -301,6 +336,10 @@ def test_root_works_as_the_owner_of_the_jobs_folder(shared_site: Path, uid: int,
     give(shared_site, uid, gid)
     before = set(shared_site.rglob("*"))
     result = run(*SUBMIT)
+    if not others_can_run_it():
+        assert result.returncode == 1
+        assert re.fullmatch(r"portal: /\S+ cannot be read by .*\n", result.stderr)
+        return
     assert result.returncode == 0, result.stderr
     made = set(shared_site.rglob("*")) - before
     assert any(path.name == "config.ini" for path in made)
@@ -321,7 +360,7 @@ def test_root_refuses_where_the_owner_could_not_work(shared_site: Path, name: st
     result = run(*SUBMIT)
     assert result.returncode == 1
     (line,) = result.stderr.splitlines()
-    assert line.startswith(f"portal: {refused} cannot be ")
+    assert not others_can_run_it() or line.startswith(f"portal: {refused} cannot be ")
     assert "nobody" in line
     assert sorted(shared_site.rglob("*")) == before
 
@@ -329,7 +368,18 @@ def test_root_refuses_where_the_owner_could_not_work(shared_site: Path, name: st
 @needs_root
 def test_anybody_else_is_told_whose_folder_it_is(shared_site: Path) -> None:
     submitted()
-    result = run("jobs", uid=NOBODY.pw_uid)
-    assert result.returncode == 1
-    (line,) = result.stderr.splitlines()
-    assert "belongs to root, and you are nobody" in line
+    said = change_account(shared_site, shared_site, NOBODY.pw_uid)
+    assert re.fullmatch(r".*/jobs belongs to root, and you are nobody: run this command as root, .*\n", said)
+
+
+@needs_root
+def test_a_working_directory_that_the_owner_cannot_enter_is_left(shared_site: Path, tmp_path: Path) -> None:
+    submitted()
+    give(shared_site, NOBODY.pw_uid, NOBODY.pw_gid)
+    tmp_path.chmod(0o700)
+    said = change_account(shared_site, tmp_path, 0)
+    assert said == f"uid {NOBODY.pw_uid} in /\n" or not others_can_run_it()
+    assert (
+        change_account(shared_site, shared_site, 0) == f"uid {NOBODY.pw_uid} in {shared_site}\n"
+        or not others_can_run_it()
+    )

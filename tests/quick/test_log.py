@@ -2,21 +2,11 @@
 
 import logging
 import re
-from collections.abc import Iterator
 
 import pytest
 import structlog
 
 from portal.logging_setup import configure_logging
-
-
-@pytest.fixture(autouse=True)
-def put_back_logging() -> Iterator[None]:
-    root = logging.getLogger()
-    before = (root.handlers[:], root.level)
-    yield
-    root.handlers[:], root.level = before[0], before[1]
-    structlog.reset_defaults()
 
 
 def lines(capsys: pytest.CaptureFixture[str]) -> list[str]:

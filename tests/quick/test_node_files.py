@@ -4,6 +4,7 @@ import io
 import multiprocessing
 import stat
 import zipfile
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 
 import portal.node
 from portal.errors import DefinitionError, StorageError
-from portal.jobs.node_files import NodeFiles, install_node_files, wrapper_archive
+from portal.jobs.node_files import NodeFiles, current_helper, install_node_files, submit_archive, wrapper_archive
 
 
 @pytest.fixture
@@ -40,9 +41,10 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def test_the_archive_is_the_same_bytes_each_time_and_holds_every_module() -> None:
-    archive = wrapper_archive()
-    assert archive == wrapper_archive()
+@pytest.mark.parametrize("make", [wrapper_archive, submit_archive])
+def test_the_archive_is_the_same_bytes_each_time_and_holds_every_module(make: Callable[[], bytes]) -> None:
+    archive = make()
+    assert archive == make()
     with zipfile.ZipFile(io.BytesIO(archive)) as file:
         held = file.namelist()
         assert {entry.date_time for entry in file.infolist()} == {(1980, 1, 1, 0, 0, 0)}
@@ -53,9 +55,11 @@ def test_the_archive_is_the_same_bytes_each_time_and_holds_every_module() -> Non
 def test_what_is_installed(jobs: Path, programs: Path) -> None:
     installed = install_node_files(jobs, [programs])
     folder = jobs / ".node" / installed.version
-    assert installed == NodeFiles(installed.version, folder / "wrapper.pyz", folder / "bin")
+    assert installed == NodeFiles(installed.version, folder / "wrapper.pyz", folder / "bin", folder / "submit.pyz")
     assert installed.version.startswith(f"{portal.__version__}-")
     assert installed.wrapper.read_bytes() == wrapper_archive()
+    assert installed.submit.read_bytes() == submit_archive() != wrapper_archive()
+    assert current_helper(jobs).samefile(installed.submit)
     assert [path.name for path in installed.bin_dir.iterdir()] == ["slow_div"]
     assert (jobs / ".node" / "current").readlink() == Path(installed.version)
     assert sorted(path.name for path in (jobs / ".node").iterdir()) == [installed.version, "current"]
@@ -65,7 +69,7 @@ def test_the_group_may_read_and_run_and_others_nothing(jobs: Path, programs: Pat
     installed = install_node_files(jobs, [programs])
     folders = [jobs / ".node", installed.wrapper.parent, installed.bin_dir]
     assert [mode(folder) for folder in folders] == [0o2750] * 3
-    assert mode(installed.wrapper) == 0o640
+    assert [mode(installed.wrapper), mode(installed.submit)] == [0o640] * 2
     assert mode(installed.bin_dir / "slow_div") == 0o750
 
 

@@ -15,6 +15,8 @@ import pytest
 import portal.dispatch.polling as polling_module
 import portal.dispatch.publication as publication_module
 from portal.dispatch.dispatcher import CORRECT_EVERY_SECONDS
+from portal.dispatch.evidence import read_evidence, take_claim
+from portal.dispatch.records import write_verdict
 from portal.dispatch.wishes import ASK_AGAIN_SECONDS
 from portal.errors import StaleEpochError, StorageError
 from portal.jobs.models import Attempt, Job
@@ -30,8 +32,8 @@ S = SchedulerState
 
 
 @pytest.fixture
-def portal(tmp_path: Path) -> Iterator[Portal]:
-    with opened_portal(tmp_path) as portal:
+def portal() -> Iterator[Portal]:
+    with opened_portal() as portal:
         yield portal
 
 
@@ -199,11 +201,18 @@ def test_a_dispatcher_killed_while_it_publishes_an_end_does_so_again(
     assert [change[1] for change in portal.changes(job_id)].count("succeeded") == 1
 
 
-def test_one_that_was_overtaken_publishes_no_end(portal: Portal) -> None:
+def test_one_that_was_overtaken_in_the_middle_of_a_poll_publishes_no_end(
+    portal: Portal, monkeypatch: pytest.MonkeyPatch
+) -> None:
     job_id = portal.running()
     portal.end_program(job_id)
     portal.see(job_id, S.COMPLETED)
-    portal.new_dispatch().leadership._raise_epoch()
+
+    def be_overtaken(directory: Any, attempt: Attempt) -> Any:
+        portal.new_dispatch().leadership._raise_epoch()
+        return read_evidence(directory, attempt)
+
+    monkeypatch.setattr(polling_module, "read_evidence", be_overtaken)
     with pytest.raises(StaleEpochError):
         portal.turn()
     assert portal.state(job_id) is JobState.RUNNING
@@ -396,7 +405,7 @@ def test_where_a_wrapper_claims_in_this_very_moment_nothing_ends(
 ) -> None:
     job_id = portal.queued()
     portal.see(job_id, S.FAILED)
-    original = polling_module.take_claim
+    original = take_claim
 
     def take_too_late(*args: Any) -> bool:
         portal.start_program(job_id)
@@ -414,7 +423,7 @@ def test_a_claim_that_the_dispatcher_took_before_it_died_is_its_own(portal: Port
     job_id = portal.queued()
     portal.see(job_id, S.FAILED)
     portal.turn()
-    polling_module.take_claim(portal.files(job_id), portal.attempt(job_id), portal.clock.now_utc())
+    take_claim(portal.files(job_id), portal.attempt(job_id), portal.clock.now_utc())
     portal.crash()
     portal.turn(GRACE_SECONDS, times=2)
     assert portal.record(job_id).attempts[0].failure_reason is FailureReason.LAUNCH_FAILED
@@ -518,7 +527,7 @@ def test_one_correction_that_fails_does_not_hold_up_the_others(portal: Portal, m
     for job_id in ids:
         portal.end_program(job_id)
     poisoned = portal.files(ids[0]).path
-    original = publication_module.write_verdict
+    original = write_verdict
 
     def write(directory: Any, *rest: Any) -> None:
         if directory.path == poisoned:
@@ -621,7 +630,7 @@ def test_an_error_of_ours_with_one_attempt_holds_up_nobody(portal: Portal, monke
     for job_id in ids:
         portal.end_program(job_id)
         portal.see(job_id, S.COMPLETED)
-    original = polling_module.read_evidence
+    original = read_evidence
 
     def read(directory: Any, attempt: Attempt) -> Any:
         if attempt.job_id == ids[0]:
@@ -637,7 +646,7 @@ def test_files_are_read_only_for_what_has_moved(portal: Portal, monkeypatch: pyt
     ids = [portal.running() for _ in range(3)]
     portal.turn()
     looked_at: list[str] = []
-    original = polling_module.read_evidence
+    original = read_evidence
 
     def read(directory: Any, attempt: Attempt) -> Any:
         looked_at.append(attempt.job_id)

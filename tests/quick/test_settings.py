@@ -125,11 +125,12 @@ def test_a_variable_that_should_be_json_and_is_not_is_one_line(monkeypatch: pyte
     monkeypatch.setenv("PORTAL_PORTAL__TRUSTED_HOSTS", "a.example.org")
     with pytest.raises(SettingsError) as caught:
         load_settings()
-    assert "portal" in str(caught.value)
-    assert "\n" not in str(caught.value)
+    assert str(caught.value) == "portal.trusted_hosts: should be a valid list (it is 'a.example.org')"
 
 
-@pytest.mark.parametrize("name", ["PORTAL_X", "PORTAL_PORTAL__X", "PORTAL_X__BIND", "PORTAL_SCHEDULER__SSH__X"])
+@pytest.mark.parametrize(
+    "name", ["PORTAL_X", "PORTAL_PORTAL__X", "PORTAL_X__BIND", "PORTAL_SCHEDULER__SSH__X", "PORTAL_PORTAL__BIND__X"]
+)
 def test_unknown_variables_are_ignored(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, "1")
     assert load_settings().portal.bind == "127.0.0.1:8080"

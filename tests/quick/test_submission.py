@@ -4,20 +4,20 @@ import errno
 import json
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy.orm import Session
 
 import portal.dispatch.submission as submission_module
-from portal.dispatch.answers import LOOK_AGAIN_SECONDS, RETRY_SECONDS
-from portal.dispatch.doubts import DOUBT_MARGIN_SECONDS
+from portal.dispatch.answers import LOOK_AGAIN_SECONDS, RETRY_SECONDS, record_submitted
+from portal.dispatch.doubts import DOUBT_MARGIN_SECONDS, choose_handle
 from portal.dispatch.submission import submit_accepted
 from portal.errors import StaleEpochError, StorageError
 from portal.jobs.models import Attempt, Job
 from portal.jobs.states import FailureReason, JobState
-from portal.schedulers.base import Deferred, Rejected, SchedulerState, Unknown
+from portal.node.claim import Claim
+from portal.schedulers.base import Deferred, Handle, Rejected, SchedulerState, Unknown
 from portal.settings import LimitsSection
 from tests.portal_parts import Portal, opened_portal
 from tests.scripted_scheduler import Lost
@@ -30,8 +30,8 @@ class Killed(BaseException):
 
 
 @pytest.fixture
-def portal(tmp_path: Path) -> Iterator[Portal]:
-    with opened_portal(tmp_path, lost_call_seconds=LOST_CALL_SECONDS) as portal:
+def portal() -> Iterator[Portal]:
+    with opened_portal(lost_call_seconds=LOST_CALL_SECONDS) as portal:
         yield portal
 
 
@@ -247,7 +247,7 @@ def test_one_that_is_put_off_is_tried_again_and_does_not_fail(portal: Portal) ->
 def test_an_answer_that_cannot_be_written_down_is_looked_up(portal: Portal, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = accepted(portal, 2)
     name = portal.name(first)
-    original = submission_module.record_submitted
+    original = record_submitted
 
     def fail_once(dispatch: Any, job: Job, attempt: Attempt, *rest: Any) -> None:
         if attempt.scheduler_name == name:
@@ -324,6 +324,14 @@ def twice_in_the_scheduler(portal: Portal) -> str:
     return job_id
 
 
+def test_the_claim_says_which_one_stays_else_the_oldest() -> None:
+    handles = [Handle("100", "name"), Handle("99", "name"), Handle("101", "name")]
+    claim = Claim("wrapper", "101", "name", "node1", 4711, "2026-11-24T06:00:00Z")
+    assert choose_handle(handles, claim).scheduler_id == "101"
+    assert choose_handle(handles, claim._replace(scheduler_id="pid-12@node1")).scheduler_id == "99"
+    assert choose_handle(handles, None).scheduler_id == "99"
+
+
 @pytest.mark.parametrize("claimant", ["101", "102"])
 def test_of_two_the_one_that_took_the_claim_is_kept(portal: Portal, claimant: str) -> None:
     job_id = twice_in_the_scheduler(portal)
@@ -368,8 +376,8 @@ def test_a_job_that_was_started_by_hand_is_not_handed_in_again(portal: Portal) -
 # Fairness and the cap
 
 
-def test_no_more_jobs_than_the_cap_are_in_the_scheduler(tmp_path: Path) -> None:
-    with opened_portal(tmp_path, limits={"max_in_scheduler": 3}) as portal:
+def test_no_more_jobs_than_the_cap_are_in_the_scheduler() -> None:
+    with opened_portal(limits={"max_in_scheduler": 3}) as portal:
         ids = accepted(portal, 5)
         portal.turn(times=3)
         assert len(portal.scheduler.specs) == 3
@@ -382,8 +390,8 @@ def test_no_more_jobs_than_the_cap_are_in_the_scheduler(tmp_path: Path) -> None:
         assert len(portal.scheduler.specs) == 4
 
 
-def test_everybodys_first_job_goes_in_before_anybodys_second(tmp_path: Path) -> None:
-    with opened_portal(tmp_path, limits={"max_in_scheduler": 2}) as portal:
+def test_everybodys_first_job_goes_in_before_anybodys_second() -> None:
+    with opened_portal(limits={"max_in_scheduler": 2}) as portal:
         many = []
         for _ in range(12):
             many.append(portal.submit(owner="many@example.org"))
@@ -464,6 +472,17 @@ def test_the_epoch_of_a_new_database_is_higher_than_that_of_the_lost_one(portal:
     portal.make_old(job_id, seconds=3600)
     portal.turn(times=2)
     assert portal.state(job_id) is JobState.QUEUED
+
+
+@pytest.mark.parametrize("text", ['{"epoch": 99999999999999}', "[" * 50_000, '{"epoch": "x"}', "[]"])
+def test_a_spoilt_file_stops_no_dispatcher(portal: Portal, text: str) -> None:
+    job_id = portal.submit()
+    portal.scheduler.submit_answers[portal.name(job_id)] = [Deferred("full")]
+    portal.turn()
+    portal.files(job_id).submission.write_text(text)
+    portal.turn(RETRY_SECONDS, times=2)
+    assert portal.state(job_id) is JobState.QUEUED
+    assert json.loads(portal.files(job_id).submission.read_text())["epoch"] == portal.dispatch.leadership.epoch
 
 
 def test_a_second_dispatcher_waits_for_the_lock_and_then_raises_the_epoch(portal: Portal) -> None:

@@ -4,7 +4,8 @@
     .venv/bin/python -m tests.slurm.record_outputs            # about three minutes
     deploy/slurm/cluster.sh down --purge
 
-and with a cluster that was brought up with --cgroup, `record_outputs cgroup`: what only cgroups make (OUT_OF_MEMORY).
+With a cluster that was brought up with --cgroup, `record_outputs cgroup`: what only cgroups make (OUT_OF_MEMORY).
+With CLUSTER_EXTRA_CONF=MaxJobCount=3, `record_outputs full`: sbatch where slurmctld takes no more jobs (two minutes).
 
 Each recording is NAME.out (standard output), NAME.err (standard error; absent where empty) and NAME.json (the command,
 its exit code, the situation). All ran as `portal-jobs` with TZ=UTC LC_ALL=C. A job is named after what becomes of it.
@@ -16,19 +17,25 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 
+from portal.schedulers import slurm_calls
 from tests.waiting import wait_until
 
 _DATA = Path(__file__).parents[1] / "data" / "slurm"
 _CLUSTER = Path(__file__).parents[2] / "deploy" / "slurm" / "cluster.sh"
 
+SEPARATOR = "|recorded|"
+"""Of the portal's own queries, which take another one each time."""
 QUEUE_FORMAT = "%i|%F|%K|%j|%T|%r|%N|%S|%B|%Q|%u"
 SACCT_FIELDS = (
     "JobID,JobName%200,State%60,ExitCode,DerivedExitCode,NodeList%100,Submit,Start,End,Reason%100,Comment%200"
 )
 
 
+@cache
 def _environment() -> dict[str, str]:
     exported = subprocess.run(
         ["/bin/sh", "-c", 'eval "$("$1" env)"; env', "sh", str(_CLUSTER)], capture_output=True, text=True, check=True
@@ -37,9 +44,7 @@ def _environment() -> dict[str, str]:
     return wanted | {"PATH": "/usr/bin:/bin", "TZ": "UTC", "LC_ALL": "C"}
 
 
-_ENVIRONMENT = _environment()
-
-
+@cache
 def _version() -> str:
     return _run("sbatch", "--version").stdout.decode().split()[1]
 
@@ -48,22 +53,22 @@ def _run(*command: str, account: str = "portal-jobs") -> subprocess.CompletedPro
     if account != "root":
         command = ("setpriv", "--reuid", account, "--regid", "portal-jobs", "--clear-groups", *command)
     return subprocess.run(
-        command, env=_ENVIRONMENT, cwd=_folder(), stdin=subprocess.DEVNULL, capture_output=True, timeout=300
+        command, env=_environment(), cwd=_folder(), stdin=subprocess.DEVNULL, capture_output=True, timeout=300
     )
 
 
 def _folder() -> Path:
     """Where the scripts and their output lie."""
-    return Path(_ENVIRONMENT["CLUSTER_JOBS_DIR"]) / "recording"
+    return Path(_environment()["CLUSTER_JOBS_DIR"]) / "recording"
 
 
 def _cluster(*arguments: str) -> None:
-    subprocess.run([str(_CLUSTER), *arguments], env=os.environ | _ENVIRONMENT, check=True, stdin=subprocess.DEVNULL)
+    subprocess.run([str(_CLUSTER), *arguments], env=os.environ | _environment(), check=True, stdin=subprocess.DEVNULL)
 
 
 def record(name: str, situation: str, *command: str) -> bytes:
     """Run it as portal-jobs and keep what it printed; answers its standard output."""
-    folder = _DATA / _version_name
+    folder = _DATA / _version()
     started = time.monotonic()
     done = _run(*command)
     seconds = time.monotonic() - started
@@ -104,9 +109,7 @@ def _queue(name: str, situation: str, *options: str) -> None:
 
 
 def _history(name: str, situation: str, since: str, *options: str) -> None:
-    record(
-        name, situation, "sacct", "-X", "-P", "-n", "-D", "-S", since, *options, f"--format={SACCT_FIELDS}"
-    )
+    record(name, situation, "sacct", "-X", "-P", "-n", "-D", "-S", since, *options, f"--format={SACCT_FIELDS}")
 
 
 def _now() -> str:
@@ -125,7 +128,7 @@ def _finished_jobs() -> Callable[[], None]:
     _submit("signal-9-from-outside", "kill -KILL $$")
     _submit("launch-failed", "exit 0", "--output=/nonexistent/folder/file")
     _submit("interpreter-missing", "exit 0", interpreter="/nonexistent/sh")
-    _submit("over-memory", 'python3 -c "x = b\'1\' * 400000000; import time; time.sleep(60)"', "--mem=50M")
+    _submit("over-memory", "python3 -c \"x = b'1' * 400000000; import time; time.sleep(60)\"", "--mem=50M")
     _submit("array", "exit $SLURM_ARRAY_TASK_ID", "--array=0-3")
     _wait_for_state(failed, "FAILED")
     _submit("dependency-never-satisfied", "true", f"--dependency=afterok:{failed}")
@@ -230,6 +233,7 @@ def _waiting_jobs() -> list[str]:
 
 def _record_queue(jobs: Sequence[str]) -> None:
     _queue("squeue", "jobs in every state; pending arrays are one line, as are their finished elements not")
+    record("portal-queue", "the same, as the portal asks", *slurm_calls.queue_call(SEPARATOR))
     _queue("squeue-r", "the same with -r: each array element on a line of its own", "-r")
     record("scontrol-show-job", "the same jobs, one a line", "scontrol", "show", "job", "-o")
     record("scontrol-show-one-job", "a running job", "scontrol", "show", "job", "-o", jobs[0])
@@ -311,7 +315,7 @@ def _record_controller_down(since: str, running: str) -> None:
 
 def record_everything() -> None:
     """All but what cgroups make."""
-    since = _now()
+    since, begin = _now(), datetime.now(UTC)
     wait_for_slow_ones = _finished_jobs()
     _record_sbatch()
     jobs = _waiting_jobs()
@@ -321,13 +325,17 @@ def record_everything() -> None:
     _queue("squeue-later", "a minute or two later, with TIMEOUT and DEADLINE")
     record("scontrol-show-job-later", "the same", "scontrol", "show", "job", "-o")
     _history("sacct", "all these jobs in accounting, every run of each (-D)", since)
+    names = [f"portal-word-{file.stem}-1" for file in _folder().glob("*.sh")]
+    record("portal-accounting", "the same, as the portal asks for names",
+           *slurm_calls.accounting_by_name_calls(names, begin, SEPARATOR)[0])  # fmt: skip
     _history("sacct-by-name", "one job by its name", since, "--name=portal-word-requeued-1")
     _history("sacct-by-unknown-name", "a name that no job has", since, "--name=portal-word-nobody-1")
     _history("sacct-unknown-id", "an id that is unknown", since, "-j", "999999")
     record("sacct-last-run-only", "the same without -D: of a requeued job only the last run",
            "sacct", "-X", "-P", "-n", "-S", since, f"--format={SACCT_FIELDS}")  # fmt: skip
     record("sacct-with-steps", "without -X: a line for each step, too",
-           "sacct", "-P", "-n", "-D", "-S", since, "--format=JobID,JobIDRaw,State,ExitCode,MaxRSS,ElapsedRaw,Timelimit")  # fmt: skip
+           "sacct", "-P", "-n", "-D", "-S", since,
+           "--format=JobID,JobIDRaw,State,ExitCode,MaxRSS,ElapsedRaw,Timelimit")  # fmt: skip
     record("sacct-bad-field", "a field that this version does not have",
            "sacct", "-X", "-P", "-n", "-S", since, "--format=JobID,Restarts")  # fmt: skip
     _record_daemons_down(since, jobs[0])
@@ -337,49 +345,56 @@ def record_everything() -> None:
 def record_cgroup() -> None:
     """With a cluster that was brought up with --cgroup."""
     since = _now()
-    script = 'python3 -c "x = b\'1\' * 400000000; import time; time.sleep(60)"'
+    script = "python3 -c \"x = b'1' * 400000000; import time; time.sleep(60)\""
     job = _submit("out-of-memory", script, "--mem=50M")
     child = _submit("out-of-memory-of-a-child", f"{script}\nexit 0", "--mem=50M")
     for each in (job, child):
         _wait_for_state(each, "OUT_OF_MEMORY", "FAILED", "COMPLETED", seconds=60)
     time.sleep(5)  # accounting lags behind
-    situation = "with --cgroup: too much memory, by a script that then ends with its status, and by one that ends with 0"
+    situation = (
+        "with --cgroup: too much memory, by a script that then ends with its status, and by one that ends with 0"
+    )
     _queue("squeue-out-of-memory", situation, "-j", f"{job},{child}")
     _history("sacct-out-of-memory", situation, since)
     record("scontrol-show-job-out-of-memory", situation, "scontrol", "show", "job", "-o", job)
 
 
+def record_full() -> None:
+    """With a cluster that was brought up with MaxJobCount=3."""
+    (_folder() / "ok.sh").write_text("#!/bin/sh\nexit 0\n")
+    while _run("timeout", "1", "sbatch", "--hold", "ok.sh").returncode == 0:
+        pass
+    record("sbatch-queue-full", "slurmctld has MaxJobCount jobs: sbatch tries again 15 times, which takes two minutes",
+           "sbatch", "--parsable", "ok.sh")  # fmt: skip
+
+
 def write_table() -> None:
     """README.md: what each recording is."""
-    folder = _DATA / _version_name
+    folder = _DATA / _version()
     rows = []
     for file in sorted(folder.glob("*.json")):
         about = json.loads(file.read_text())
         command = subprocess.list2cmdline(about["command"]).replace("|", "\\|")
-        rows.append(f"| `{file.stem}` | {about['situation']} | `{command}` | {about['exit_code']} | {about['seconds']} |")
+        rows.append(
+            f"| `{file.stem}` | {about['situation']} | `{command}` | {about['exit_code']} | {about['seconds']} |"
+        )
     (folder / "README.md").write_text(
-        f"# What Slurm {_version_name} printed\n\n"
+        f"# What Slurm {_version()} printed\n\n"
         "Recorded by `tests/slurm/record_outputs.py`, byte for byte: `.out` is standard output, `.err` standard error\n"
         "(absent where it was empty), `.json` the same as this table. All as `portal-jobs` with `TZ=UTC LC_ALL=C`.\n\n"
-        "| recording | situation | command | exit code | seconds |\n| --- | --- | --- | --- | --- |\n" + "\n".join(rows) + "\n"
+        "| recording | situation | command | exit code | seconds |\n| --- | --- | --- | --- | --- |\n"
+        + "\n".join(rows)
+        + "\n"
     )
-
-
-_version_name = ""
 
 
 def main() -> None:
     """Record, then write the table."""
-    global _version_name  # noqa: PLW0603
     _folder().mkdir(exist_ok=True)
     subprocess.run(["chown", "portal:portal-jobs", str(_folder())], check=True)
     _folder().chmod(0o2770)
-    _version_name = _version()
-    (_DATA / _version_name).mkdir(parents=True, exist_ok=True)
-    if sys.argv[1:] == ["cgroup"]:
-        record_cgroup()
-    else:
-        record_everything()
+    (_DATA / _version()).mkdir(parents=True, exist_ok=True)
+    {"cgroup": record_cgroup, "full": record_full}.get("".join(sys.argv[1:]), record_everything)()
     write_table()
 
 

@@ -20,7 +20,7 @@ make_accounts() {
         is_member || { usermod --append --groups "$JOBS_ACCOUNT" portal && touch "$ACCOUNTS_MARK/made/membership"; }
         echo "$CLUSTER_HOME" >"$ACCOUNTS_MARK/clusters/$(mark_name)"
     ) 8>"$ACCOUNTS_MARK/lock" 9>&-
-    is_member && has_account "$JOBS_ACCOUNT" || die "the accounts portal and $JOBS_ACCOUNT cannot be made"
+    { is_member && has_account "$JOBS_ACCOUNT"; } || die "the accounts portal and $JOBS_ACCOUNT cannot be made"
 }
 
 has_group() { getent group "$JOBS_ACCOUNT" >/dev/null; }

@@ -3,6 +3,7 @@
 
 # In a mount and UTS namespace where the host has that name and the cluster's hosts file: see make_hosts_file.
 # Replaces this process, so the record is the daemon's own.
+# shellcheck disable=SC2016  # for the sh in there to expand
 SET_HOST_NAME='hostname "$1" && mount --bind "$2" /etc/hosts && shift 2 && exec "$@"'
 spawn_on_host() { # NAME HOST COMMAND…
     local name=$1 host=$2

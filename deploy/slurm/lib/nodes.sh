@@ -15,12 +15,15 @@ is_node() { node_names | grep -qx -- "$1"; }
 
 namespaces_work() { unshare --mount --uts --pid --fork --mount-proc -- hostname probe 2>/dev/null; }
 
-start_node() { # NAME [OPTION of slurmd…]
-    local node=$1
-    shift
-    ! is_running "$node" || return 0
-    is_running "init-$node" || start_init "$node" || return
-    start_slurmd "$node" "$@"
+# Start of it what does not run. Where that is the whole node, slurmd tells slurmctld that it booted (-b), so that jobs
+# of before are known to be gone; otherwise they would count as running for another minute and a half.
+start_node() { # NAME
+    ! is_running "$1" || return 0
+    if is_running "init-$1"; then
+        start_slurmd "$1"
+    else
+        start_init "$1" && start_slurmd "$1" -b
+    fi
 }
 
 start_init() { # NODE

@@ -30,9 +30,10 @@ configure_ssh() {
 
 # What the line for a key says is what whoever holds it can do: without an option anything that portal-jobs can; with
 # these, whatever command is asked for, the helper runs instead, and no terminal and no forwarding is to be had.
+# -I: Python takes nothing from the account's home or from variables.
 authorized_keys() {
     local command
-    command="python3 $(shell_quoted "$CLUSTER_JOBS_DIR/.node/current/submit.pyz")"
+    command="python3 -I $(shell_quoted "$CLUSTER_JOBS_DIR/.node/current/submit.pyz")"
     cat "$CLUSTER_HOME/ssh/people_key.pub"
     # sshd takes \" for a quote there and every other backslash as it is.
     echo "restrict,command=\"${command//\"/\\\"}\" $(cat "$CLUSTER_HOME/ssh/helper_key.pub")"

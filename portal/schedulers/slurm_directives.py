@@ -1,0 +1,55 @@
+"""The `#SBATCH` lines of a batch script.
+
+The script is the request, whole: whoever submits it by hand from its `work/` folder gets the same job. Only
+`--chdir` comes on sbatch's command line, because a path may hold characters that a directive line must not.
+"""
+
+import re
+
+from portal.errors import DefinitionError
+from portal.schedulers.base import JobSpec
+
+OUTPUT_FILE = "scheduler.out"
+"""In the job's working directory: what the wrapper itself had to say, and what Slurm writes at a time limit."""
+
+_VALUE = re.compile(r"[A-Za-z0-9_.:+=,-]+")
+
+
+def directives(spec: JobSpec) -> list[str]:
+    """The lines, in a fixed order. Raises DefinitionError for a value that a directive line cannot hold safely."""
+    options = {
+        "job-name": spec.name,
+        # Accounting keeps it even where a site's tools rename jobs.
+        "comment": spec.name,
+        "partition": spec.partition,
+        "account": spec.account,
+        "qos": spec.qos,
+        "nodes": "1",
+        "ntasks": "1",
+        "cpus-per-task": str(spec.cpus),
+        "mem": f"{spec.memory_mib}M",
+        "time": str(spec.time_limit_minutes),
+        "gres": spec.gres,
+        "exclude": ",".join(spec.exclude_nodes),
+        "output": OUTPUT_FILE,
+        "error": OUTPUT_FILE,
+        "open-mode": "append",
+        # None of the submitter's variables: the script sets what the program is to have.
+        "export": "NONE",
+    }
+    lines = [f"#SBATCH --{name}={_checked(name, value)}" for name, value in options.items() if value]
+    # An attempt starts at most once; a second start is a new attempt of the portal's. This refuses even root's requeue.
+    return [*lines, "#SBATCH --no-requeue"]
+
+
+def is_directive_value(text: str) -> bool:
+    """Whether a directive line may hold it: no white space, no quotes, nothing that Slurm or a shell expands."""
+    return _VALUE.fullmatch(text) is not None
+
+
+def _checked(name: str, value: str) -> str:
+    if not is_directive_value(value):
+        raise DefinitionError(
+            f"The scheduler's option --{name} cannot be {value!r}: it has characters that are not safe."
+        )
+    return value
