@@ -68,16 +68,17 @@ LIB=$(dirname "$(readlink -f "$0")")/lib
 
 # ---------------------------------------------------------------- what was asked for
 
-# How the cluster was last brought up, so that the other verbs know its nodes and daemons.
+# How the cluster was brought up, so that the other verbs, and another `up`, know its nodes and daemons. The file is
+# there from `up` to `down`.
+CHOICES=$CLUSTER_HOME/etc/choices
 load_choices() {
     NODES=3 ACCOUNTING=1 SSH=1 CGROUP=0
     # shellcheck source=/dev/null
-    [ ! -r "$CLUSTER_HOME/etc/choices" ] || . "$CLUSTER_HOME/etc/choices"
+    [ ! -r "$CHOICES" ] || . "$CHOICES"
 }
 
 save_choices() {
-    printf 'NODES=%s ACCOUNTING=%s SSH=%s CGROUP=%s\n' "$NODES" "$ACCOUNTING" "$SSH" "$CGROUP" \
-        >"$CLUSTER_HOME/etc/choices"
+    printf 'NODES=%s ACCOUNTING=%s SSH=%s CGROUP=%s\n' "$NODES" "$ACCOUNTING" "$SSH" "$CGROUP" >"$CHOICES"
 }
 
 daemon_names() {
@@ -123,11 +124,10 @@ verb_up() {
     local started_at=$EPOCHREALTIME before install_first
     lock
     load_choices
-    is_running ctld || { NODES=3 ACCOUNTING=1 SSH=1 CGROUP=0; }
     before="$NODES $ACCOUNTING $CGROUP"
     parse_up "$@"
     # What slurm.conf says of these cannot be changed under a running cluster.
-    ! is_running ctld || [ "$before" = "$NODES $ACCOUNTING $CGROUP" ] ||
+    [ ! -e "$CHOICES" ] || [ "$before" = "$NODES $ACCOUNTING $CGROUP" ] ||
         die "it is up with other nodes, accounting or cgroups: run down first"
     [ "$install_first" = 0 ] || install_packages
     namespaces_work || die "this machine does not let root make namespaces, which each node needs"
@@ -135,7 +135,7 @@ verb_up() {
     configure
     save_choices
     start_all
-    say "up: $NODES nodes in $(seconds_since "$started_at") s"
+    say "up: $NODES node(s) in $(seconds_since "$started_at") s"
 }
 
 start_all() {
@@ -169,6 +169,7 @@ verb_down() {
     stop dbd
     stop db
     stop munge
+    rm -f "$CHOICES"
     [ "${1:-}" != --purge ] || purge
     say "down"
 }

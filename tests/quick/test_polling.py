@@ -14,12 +14,14 @@ import pytest
 
 import portal.dispatch.polling as polling_module
 import portal.dispatch.publication as publication_module
+import portal.dispatch.submission as submission_module
 from portal.dispatch.dispatcher import CORRECT_EVERY_SECONDS
 from portal.dispatch.evidence import read_evidence, take_claim
 from portal.dispatch.records import write_verdict
 from portal.dispatch.wishes import ASK_AGAIN_SECONDS
 from portal.errors import StaleEpochError, StorageError
 from portal.jobs.models import Attempt, Job
+from portal.jobs.script import write_attempt
 from portal.jobs.states import FailureReason, JobState
 from portal.node import claim as claims
 from portal.node import status_file
@@ -674,6 +676,20 @@ def test_a_job_that_was_not_handed_in_is_cancelled_at_once_without_the_scheduler
     assert (portal.mails(job_id), portal.markers(job_id)) == (["cancelled"], ["ERROR"])
     assert [call.verb for call in portal.scheduler.calls] == []
     assert claims.parse((portal.files(job_id).work / "claim").read_bytes()).by == "dispatcher"
+
+
+def test_a_wish_that_comes_while_the_job_is_prepared_keeps_it_from_going_in(
+    portal: Portal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = portal.submit()
+
+    def wish_and_write(*args: Any) -> Any:
+        portal.ask_cancel(job_id)
+        return write_attempt(*args)
+
+    monkeypatch.setattr(submission_module, "write_attempt", wish_and_write)
+    portal.turn(times=2)
+    assert (portal.state(job_id), portal.scheduler.specs) == (JobState.CANCELLED, [])
 
 
 def test_a_job_that_is_put_off_can_be_cancelled(portal: Portal) -> None:

@@ -1,4 +1,4 @@
-"""What the dispatcher is told of Slurm, by a helper that answers what the test wants; above all when it is told nothing."""
+"""What the dispatcher is told of Slurm, by a helper that answers as the test wants: above all, when it is told none."""
 
 import json
 import re

@@ -212,7 +212,7 @@ def test_a_second_cluster_beside_the_first_and_nothing_left_of_it(
     assert not _processes_that_name(second_cluster.home)
     assert not [port for port in ports if _listens(port)]
 
-    second_cluster.up()  # with what it was before, and its history
+    second_cluster.up()  # with its history
     assert _accounting(second_cluster, job)[3:] == [JOBS_ACCOUNT]
     second_cluster.remove()
     assert not second_cluster.home.exists()

@@ -8,18 +8,20 @@
 # Accounts are the machine's, while there may be several clusters on it. So a folder of the machine's says which
 # accounts this script made and which clusters use them; the last cluster to be purged takes them away.
 ACCOUNTS_MARK=/var/lib/portal-slurm-cluster
+# Not in there: that folder goes with the last cluster, while somebody may be waiting for the lock.
+ACCOUNTS_LOCK=/run/portal-slurm-cluster.lock
 JOBS_ACCOUNT=portal-jobs
 
 make_accounts() {
-    mkdir -p "$ACCOUNTS_MARK/made" "$ACCOUNTS_MARK/clusters"
     (
         flock 8
+        mkdir -p "$ACCOUNTS_MARK/made" "$ACCOUNTS_MARK/clusters"
         has_group || { groupadd --system "$JOBS_ACCOUNT" && touch "$ACCOUNTS_MARK/made/group"; }
         has_account "$JOBS_ACCOUNT" || make_account "$JOBS_ACCOUNT" --shell /bin/sh --gid "$JOBS_ACCOUNT"
         has_account portal || make_account portal --shell /usr/sbin/nologin --user-group
         is_member || { usermod --append --groups "$JOBS_ACCOUNT" portal && touch "$ACCOUNTS_MARK/made/membership"; }
         echo "$CLUSTER_HOME" >"$ACCOUNTS_MARK/clusters/$(mark_name)"
-    ) 8>"$ACCOUNTS_MARK/lock" 9>&-
+    ) 8>"$ACCOUNTS_LOCK" 9>&-
     { is_member && has_account "$JOBS_ACCOUNT"; } || die "the accounts portal and $JOBS_ACCOUNT cannot be made"
 }
 
@@ -44,13 +46,19 @@ remove_accounts() {
         flock 8
         rm -f "$ACCOUNTS_MARK/clusters/$(mark_name)"
         ! another_cluster_uses_them || exit 0
-        ! was_made portal || userdel --remove portal
-        ! was_made "$JOBS_ACCOUNT" || userdel --remove "$JOBS_ACCOUNT"
+        remove_account portal
+        remove_account "$JOBS_ACCOUNT"
         # userdel takes the group along where it is empty and the account's own.
-        ! was_made membership || ! is_member || gpasswd --delete portal "$JOBS_ACCOUNT"
+        ! was_made membership || ! is_member || gpasswd --delete portal "$JOBS_ACCOUNT" >/dev/null
         ! was_made group || ! has_group || groupdel "$JOBS_ACCOUNT"
         rm -rf "$ACCOUNTS_MARK"
-    ) 8>"$ACCOUNTS_MARK/lock" 9>&- >>"$CLUSTER_HOME/log/accounts.log" 2>&1
+    ) 8>"$ACCOUNTS_LOCK" 9>&-
+}
+
+# What it says on the way is about mail boxes that are not there.
+remove_account() { # NAME, if this script made it
+    ! was_made "$1" || ! has_account "$1" || userdel --remove "$1" 2>/dev/null ||
+        say "the account $1 is in use and stays"
 }
 
 was_made() { [ -e "$ACCOUNTS_MARK/made/$1" ]; }
