@@ -17,7 +17,7 @@ from contextlib import closing
 from pathlib import Path
 
 from portal.app import Parts, build_parts
-from portal.jobs.service import Submission
+from portal.jobs.acceptance import Submission
 from portal.node.durable import fsync_folder, write_durably
 from portal.settings import load_settings
 

@@ -13,6 +13,7 @@ from portal.dispatch.context import Dispatch
 from portal.dispatch.dispatcher import Dispatcher
 from portal.dispatch.leadership import Leadership
 from portal.errors import SettingsError
+from portal.jobs.acceptance import Acceptance
 from portal.jobs.directory import JobsFolder
 from portal.jobs.keys import Keys, load_or_make_secret
 from portal.jobs.node_files import current_helper, install_node_files
@@ -56,7 +57,9 @@ def build_parts(settings: Settings, clock: Clock | None = None) -> Parts:
     folder = JobsFolder(settings.portal.jobs_dir)
     folder.prepare()
     catalog = Catalog.load(settings.portal.templates_dir, site_facts(settings))
-    service = JobService(database, folder, catalog, keys, clock, settings.portal.base_url)
+    base_url = settings.portal.base_url
+    acceptance = Acceptance(database, folder, catalog, clock, settings.limits, base_url)
+    service = JobService(acceptance, database, folder, catalog, keys, clock, base_url)
     return Parts(settings, clock, database, folder, catalog, keys, service)
 
 

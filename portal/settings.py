@@ -175,7 +175,11 @@ class LimitsSection(_Section):
     max_in_scheduler: int = Field(1000, ge=1, description="Jobs that are in the scheduler at once.")
     active_jobs_per_person: int = Field(1000, ge=1, description="Jobs of one person that are not final.")
     jobs_per_hour_per_person: int = Field(1000, ge=1, description="Jobs that one address may send in an hour.")
-    jobs_per_hour_per_ip: int = Field(1000, ge=1, description="Jobs that one network address may send in an hour.")
+    jobs_per_hour_per_ip: int = Field(
+        1000,
+        ge=1,
+        description="Jobs that one network address may send in an hour; not counted yet.",
+    )
     mails_per_hour_per_person: int = Field(60, ge=1, description="Messages to one address in an hour.")
     upload_mib: int = Field(32, ge=1, le=4096, description="MiB of one submission, files and text together.")
     misses_per_minute_per_ip: int = Field(

@@ -21,18 +21,19 @@ from sqlalchemy import event, select
 from portal.app import site_facts
 from portal.applications.catalog import Catalog
 from portal.applications.definition import Application
-from portal.clock import utc_text
+from portal.clock import Clock, utc_text
 from portal.database import Database
 from portal.dispatch.adoption import Adoption
 from portal.dispatch.context import Dispatch
 from portal.dispatch.dispatcher import Dispatcher
 from portal.dispatch.leadership import Leadership
 from portal.errors import NotFoundError
+from portal.jobs.acceptance import Acceptance, Submission
 from portal.jobs.directory import AttemptDirectory, JobDirectory, JobsFolder
 from portal.jobs.keys import Keys
 from portal.jobs.models import Attempt, Job, JobEvent, MailOutbox
 from portal.jobs.node_files import NodeFiles, install_node_files
-from portal.jobs.service import JobService, Submission
+from portal.jobs.service import JobService
 from portal.jobs.states import JobState
 from portal.jobs.store import JobRecord, read_health
 from portal.mail.outbox import OutboxSender, mail_domain
@@ -153,9 +154,8 @@ class Portal:
             shutil.copyfile(_empty_database(), self.database_file)
         self.database = _database(self.settings.portal.database_url)
         catalog: Any = self.shelf
-        self.jobs = JobService(
-            self.database, self.folder, catalog, self.keys, self.clock, self.settings.portal.base_url
-        )
+        base_url = self.settings.portal.base_url
+        self.jobs = make_service(self.database, self.folder, catalog, self.keys, self.clock, base_url)
 
     def take_over(self) -> None:
         """A dispatcher begins."""
@@ -449,3 +449,17 @@ def make_portal(
 
 def _change(event: JobEvent) -> tuple[str | None, str, str, str]:
     return (event.from_state.value if event.from_state else None, event.to_state.value, event.source, event.by)
+
+
+def make_service(
+    database: Database,
+    folder: JobsFolder,
+    catalog: Any,
+    keys: Keys,
+    clock: Clock,
+    base_url: str,
+    limits: LimitsSection | None = None,
+) -> JobService:
+    """The services, with the limits of the settings' defaults unless others are given."""
+    acceptance = Acceptance(database, folder, catalog, clock, limits or LimitsSection(), base_url)
+    return JobService(acceptance, database, folder, catalog, keys, clock, base_url)

@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from portal.app import Parts, build_dispatcher, build_parts
+from portal.jobs.acceptance import Submission
 from portal.jobs.models import MailOutbox
-from portal.jobs.service import Submission
 from portal.jobs.states import JobState
 from portal.jobs.store import JobRecord
 from portal.settings import MailSection, PortalSection, SchedulerSection, Settings

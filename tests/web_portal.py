@@ -12,9 +12,9 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from portal.app import Parts, build_parts, create_app
+from portal.jobs.acceptance import Submission
 from portal.jobs.models import Attempt, Job, JobResult, SchedulerHealth
 from portal.jobs.rows import scheduler_name
-from portal.jobs.service import Submission
 from portal.jobs.states import FailureReason, JobState
 from portal.jobs.store import Change, change_state
 from portal.settings import LimitsSection, MailSection, PortalSection, Settings

@@ -16,7 +16,7 @@ from portal.commands.jobs import as_json_option, wait_until_final
 from portal.commands.output import say_json, say_table
 from portal.errors import PortalError
 from portal.jobs import words
-from portal.jobs.service import Submission
+from portal.jobs.acceptance import Submission
 from portal.jobs.states import JobState
 from portal.jobs.store import read_health
 
@@ -119,7 +119,8 @@ def _run_a_job(parts: Parts) -> site_checks.Seen:
     """Submit the first application's first example, and wait. Raises PortalError where it does not succeed."""
     application, inputs = _first_example(parts)
     started_seconds = time.monotonic()
-    job_id = parts.jobs.submit(Submission(application.name, inputs, parts.settings.from_address)).job_id
+    submission = Submission(application.name, inputs, parts.settings.from_address, is_limited=False)
+    job_id = parts.jobs.submit(submission).job_id
     limit_seconds = application.resources.time_limit_minutes * 60 + _WAIT_IN_QUEUE_SECONDS
     record = wait_until_final(parts, job_id, limit_seconds)
     took = f"{application.name} {job_id}, {time.monotonic() - started_seconds:.0f} s: {words.summary(record)}"

@@ -14,8 +14,8 @@ from portal.commands.context import CommandContext, pass_context
 from portal.commands.output import complain, say, say_json, say_table
 from portal.errors import PortalError, StorageError
 from portal.jobs import words
+from portal.jobs.acceptance import Submission
 from portal.jobs.access import Viewer
-from portal.jobs.service import Submission
 from portal.jobs.states import JobState
 from portal.jobs.store import JobRecord
 from portal.jobs.view import rest_object, results_url
@@ -58,7 +58,7 @@ def submit(
     """Send in a job of APPLICATION."""
     parts = context.parts
     inputs = _inputs(parts, application, texts, files)
-    job_id = parts.jobs.submit(Submission(application, inputs, email)).job_id
+    job_id = parts.jobs.submit(Submission(application, inputs, email, is_limited=False)).job_id
     if not wait:
         record = parts.jobs.record(job_id)
     else:

@@ -13,8 +13,8 @@ from flask import request
 
 from portal.applications.parameters import Upload
 from portal.errors import InvalidInputError
+from portal.jobs.acceptance import Submission
 from portal.jobs.address import parse_address
-from portal.jobs.service import Submission
 from portal.web.context import web
 from portal.web.refusals import NotUnderstoodError, UnsupportedMediaError
 from portal.web.submissions import check_total_size, uploads_from_form

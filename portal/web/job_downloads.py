@@ -5,7 +5,6 @@ from urllib.parse import quote
 from flask import Blueprint, Response, request
 
 from portal.errors import NotFoundError
-from portal.jobs.job_files import open_job_file
 from portal.jobs.store import JobRecord
 from portal.web.context import web
 from portal.web.visitors import browser_viewer, find_job
@@ -19,8 +18,7 @@ _SHOWN_KINDS = frozenset({"text", "table"})
 def download(job_id: str, path: str) -> Response:
     """A file of the attempt that counts, or of the one that `?attempt=` names, a piece at a time."""
     record = find_job(browser_viewer(), job_id)
-    work = web().jobs.folder.job(job_id).attempt(_attempt_number(record)).work
-    file = open_job_file(work, path)
+    file = web().jobs.open_file(record, path, _attempt_number(record))
     response = Response(file.chunks(), direct_passthrough=True)
     # The pieces close the file at their end; this does where nobody asks for them.
     response.call_on_close(file.close)

@@ -7,7 +7,7 @@ from flask import abort, request
 
 from portal.applications.definition import Application
 from portal.applications.parameters import Upload, form_inputs
-from portal.jobs.service import Submission
+from portal.jobs.acceptance import Submission
 from portal.web.context import web
 from portal.web.visitors import submitting_session_id
 

@@ -18,8 +18,8 @@ from portal.clock import SystemClock
 from portal.database import Base, Database
 from portal.dispatch.leadership import Leadership
 from portal.errors import StaleEpochError
+from portal.jobs.acceptance import Submission
 from portal.jobs.models import DispatcherEpoch
-from portal.jobs.service import Submission
 from portal.jobs.states import JobState
 from portal.settings import load_settings
 from tests.postgresql import postgresql_server

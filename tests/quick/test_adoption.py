@@ -8,20 +8,20 @@ from typing import Any
 
 import pytest
 
-import portal.jobs.service as service_module
+import portal.jobs.acceptance as acceptance_module
 from portal.applications.values import Upload
 from portal.database import Database
 from portal.dispatch.adoption import ADOPTION_SECONDS, SWEEP_SECONDS, AdoptionReport
 from portal.errors import StorageError
+from portal.jobs.acceptance import Submission
 from portal.jobs.directory import JobsFolder
 from portal.jobs.models import MailOutbox
 from portal.jobs.rows import insert_job
-from portal.jobs.service import JobService, Submission
 from portal.jobs.states import FailureReason, JobState
 from portal.jobs.store import JobRecord
 from portal.people.sessions import session_id_of
 from portal.schedulers.base import SchedulerState
-from tests.portal_parts import ANN, GRACE_SECONDS, Portal, opened_portal
+from tests.portal_parts import ANN, GRACE_SECONDS, Portal, make_service, opened_portal
 
 S = SchedulerState
 SESSION = session_id_of("a key")
@@ -55,7 +55,7 @@ def orphan(portal: Portal, monkeypatch: pytest.MonkeyPatch, sent: Submission | N
 
     before = set(portal.folder.job_ids())
     with monkeypatch.context() as patch:
-        patch.setattr(service_module, "insert_job", die)
+        patch.setattr(acceptance_module, "insert_job", die)
         with pytest.raises(Killed):
             portal.jobs.submit(sent or submission())
     [job_id] = set(portal.folder.job_ids()) - before
@@ -113,9 +113,9 @@ def test_a_web_process_that_was_killed_for_good_left_one_job(portal: Portal) -> 
     if child == 0:
         database = Database(portal.settings.portal.database_url)
         folder = JobsFolder(portal.folder.root)
-        setattr(service_module, "insert_job", lambda *_args, **_more: os._exit(9))  # noqa: B010  # not its export
+        setattr(acceptance_module, "insert_job", lambda *_args, **_more: os._exit(9))  # noqa: B010  # not its export
         catalog: Any = portal.shelf
-        JobService(database, folder, catalog, portal.keys, portal.clock, "http://here").submit(submission())
+        make_service(database, folder, catalog, portal.keys, portal.clock, "http://here").submit(submission())
         os._exit(1)
     _, wait_status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(wait_status) == 9
@@ -162,7 +162,7 @@ def test_a_web_process_that_is_slower_than_adoption_answers_with_its_job(
         return portal_instance
 
     portal_instance = portal.folder.instance()
-    monkeypatch.setattr(service_module, "insert_job", adopt_first)
+    monkeypatch.setattr(acceptance_module, "insert_job", adopt_first)
     calls: list[int] = []
 
     def instance(folder: JobsFolder) -> str:

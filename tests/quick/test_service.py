@@ -6,7 +6,7 @@ import shutil
 import stat
 import threading
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,23 @@ from hypothesis import strategies as st
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
+import portal.jobs.acceptance as acceptance_module
 import portal.jobs.changes as changes_module
 import portal.jobs.directory as directory_module
 import portal.jobs.job_config as job_config_module
-import portal.jobs.service as service_module
 from portal.applications.parameters import TextParameter
 from portal.applications.values import RefusedValueError, Upload
+from portal.clock import utc_text
 from portal.database import Database
-from portal.errors import ConflictError, ForbiddenError, InvalidInputError, NotFoundError, StorageError
+from portal.errors import (
+    ConflictError,
+    ForbiddenError,
+    InvalidInputError,
+    NotFoundError,
+    StorageError,
+    TooManyRequestsError,
+)
+from portal.jobs.acceptance import Submission
 from portal.jobs.access import Viewer
 from portal.jobs.changes import read_changes
 from portal.jobs.directory import JobsFolder, make_folder, user_folder_name
@@ -31,11 +40,12 @@ from portal.jobs.ids import ALPHABET, is_job_id, new_job_id
 from portal.jobs.job_config import JobConfig, parse_sections, read_job_config, render_sections, write_job_config
 from portal.jobs.keys import Keys, Purpose
 from portal.jobs.models import Job
-from portal.jobs.service import JobService, Submission
+from portal.jobs.service import JobService
 from portal.jobs.states import JobState
 from portal.node.durable import write_durably
 from portal.people.sessions import session_id_of
-from tests.portal_parts import ANN, Portal, opened_portal
+from portal.settings import LimitsSection
+from tests.portal_parts import ANN, Portal, make_service, opened_portal
 
 TOKEN = "t" * 32
 FULL = OSError(errno.ENOSPC, "No space left on device")
@@ -119,8 +129,8 @@ def test_the_steps_come_in_their_order(portal: Portal, monkeypatch: pytest.Monke
         monkeypatch.setattr(owner, name, noting)
 
     note(JobsFolder, "claim_new_job", "mkdir")
-    note(service_module, "write_input_files", "inputs")
-    note(service_module, "write_job_config", "config.ini")
+    note(acceptance_module, "write_input_files", "inputs")
+    note(acceptance_module, "write_job_config", "config.ini")
     note(JobsFolder, "link_for_owner", "link")
     note(Session, "commit", "commit")
     portal.jobs.submit(with_files())
@@ -210,13 +220,13 @@ FAILURES: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "mkdir": lambda patch: patch.setattr(Path, "mkdir", raising(FULL)),
     "chmod": lambda patch: patch.setattr(Path, "chmod", raising(FULL)),
     "the folder's own sync": lambda patch: patch.setattr(directory_module, "fsync_folder", raising(FULL)),
-    "an input file": lambda patch: patch.setattr(service_module, "write_durably", fails_only_for("query")),
+    "an input file": lambda patch: patch.setattr(acceptance_module, "write_durably", fails_only_for("query")),
     "config.ini": lambda patch: patch.setattr(job_config_module, "write_durably", fails_only_for("config.ini")),
     "a value that cannot be kept": lambda patch: patch.setattr(
         job_config_module, "render_sections", raising(ValueError("no"))
     ),
     "the link": lambda patch: patch.setattr(Path, "symlink_to", raising(FULL)),
-    "the rows": lambda patch: patch.setattr(service_module, "insert_job", raising(StorageError("away"))),
+    "the rows": lambda patch: patch.setattr(acceptance_module, "insert_job", raising(StorageError("away"))),
 }
 
 
@@ -246,7 +256,7 @@ def test_the_rows_that_fail_are_certain_even_where_the_database_is_away(
         return writing(database)
 
     monkeypatch.setattr(Database, "writing", away)
-    monkeypatch.setattr(service_module, "insert_job", raising(StorageError("away")))
+    monkeypatch.setattr(acceptance_module, "insert_job", raising(StorageError("away")))
     with pytest.raises(StorageError):
         portal.jobs.submit(with_files())
     assert portal.job_folders() == []
@@ -296,7 +306,7 @@ def test_where_it_is_unknown_whether_it_was_stored_the_directory_stays(
 
 def test_an_error_of_ours_while_it_writes_leaves_nothing(portal: Portal, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(service_module, "write_job_config", raising(KeyboardInterrupt()))
+        patch.setattr(acceptance_module, "write_job_config", raising(KeyboardInterrupt()))
         with pytest.raises(KeyboardInterrupt):
             portal.jobs.submit(with_files())
     assert portal.job_folders() == []
@@ -437,7 +447,7 @@ def _send_in_child(portal: Portal, go: int, answer: int) -> None:
     try:
         database = Database(portal.settings.portal.database_url)
         catalog: Any = portal.shelf
-        service = JobService(database, JobsFolder(portal.folder.root), catalog, portal.keys, portal.clock, "http://h")
+        service = make_service(database, JobsFolder(portal.folder.root), catalog, portal.keys, portal.clock, "http://h")
         os.read(go, 1)
         os.write(answer, f"{service.submit(with_files()).job_id} ".encode())
         code = 0
@@ -646,3 +656,41 @@ def test_the_newest_come_first_even_within_one_second(portal: Portal) -> None:
         ids.append(portal.submit())
         portal.clock.advance(0.01)
     assert [record.job.job_id for record in portal.jobs.newest(4)] == ids[::-1][:4]
+
+
+def limited(portal: Portal, **limits: int) -> JobService:
+    catalog: Any = portal.shelf
+    return make_service(
+        portal.database, portal.folder, catalog, portal.keys, portal.clock, "http://here", LimitsSection(**limits)
+    )
+
+
+def test_a_person_has_so_many_jobs_at_a_time(portal: Portal) -> None:
+    service = limited(portal, active_jobs_per_person=2)
+    first = service.submit(division(token="00000000000000000000000000000001"))
+    service.submit(division(token="00000000000000000000000000000002"))
+    with pytest.raises(TooManyRequestsError, match=f"{ANN} has 2 jobs that wait or run, and 2 at a time are allowed"):
+        service.submit(division(token="00000000000000000000000000000003"))
+    service.submit(division(token="00000000000000000000000000000004", email="bea@example.org"))
+    service.submit(division(token="00000000000000000000000000000005", is_limited=False))
+    with portal.database.writing() as session:
+        session.get_one(Job, first.job_id).state = JobState.CANCELLED
+    with pytest.raises(TooManyRequestsError):  # the administrator's own has taken the place
+        service.submit(division(token="00000000000000000000000000000006"))
+    assert portal.job_count() == 4
+
+
+def test_a_person_sends_in_so_many_jobs_an_hour(portal: Portal) -> None:
+    service = limited(portal, jobs_per_hour_per_person=2)
+    begin = portal.clock.now_utc()
+    service.submit(division(token="00000000000000000000000000000007"))
+    portal.clock.advance(600)
+    token = "0123456789abcdef"
+    service.submit(division(token=token))
+    free_again = utc_text(begin + timedelta(hours=1))
+    with pytest.raises(TooManyRequestsError, match=f"can go in from {free_again} on"):
+        service.submit(division(token="00000000000000000000000000000008"))
+    assert service.submit(division(token=token)).repeated, "what was accepted is never refused afterwards"
+    portal.clock.advance(3000.5)
+    service.submit(division(token="00000000000000000000000000000009"))
+    assert len(list(portal.folder.job_ids())) == 3
