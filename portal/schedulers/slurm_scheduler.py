@@ -217,11 +217,16 @@ class SlurmScheduler(Scheduler):
         """What is to be said of a job that the queue does not know, from what accounting has."""
         if row is None:
             return Observation(SchedulerState.NOT_FOUND)
-        if row.observation.state.is_final:
-            return row.observation
+        observation = row.observation
+        if observation.state is SchedulerState.CANCELLED and observation.cancelled_by is None:
+            # Seen with 22.05: a person's is `CANCELLED by <uid>`. This is how a controller that starts without its old
+            # state closes the books of what it does not know any more, whether or not that still runs.
+            return replace(observation, state=SchedulerState.NOT_FOUND, reason="the controller lost it")
+        if observation.state.is_final:
+            return observation
         now_seconds = self._clock.monotonic_seconds()
         since_seconds = self._ghosts.setdefault(handle, now_seconds)
-        raw_state = row.observation.raw_state
+        raw_state = observation.raw_state
         if now_seconds - since_seconds < ACCOUNTING_LAG_SECONDS:
             return Observation(SchedulerState.UNKNOWN, raw_state, reason="accounting has not heard of its end yet")
         reason = f"the queue does not have it, and accounting calls it {raw_state} for ever"

@@ -257,6 +257,13 @@ def test_what_accounting_calls_alive_and_the_queue_does_not_know_is_unknown_for_
     assert bench.see(A).state is SchedulerState.UNKNOWN
 
 
+def test_what_nobody_cancelled_was_lost_by_the_controller(bench: Bench) -> None:
+    bench.runner.accounting(("1", "a", "CANCELLED", "0:0"), ("2", "b", "CANCELLED by 1001", "0:0"))
+    answers = bench.scheduler.observe([A, B])
+    assert (answers[A].state, answers[A].reason) == (SchedulerState.NOT_FOUND, "the controller lost it")
+    assert (answers[B].state, answers[B].cancelled_by) == (SchedulerState.CANCELLED, "uid 1001")
+
+
 def test_a_cluster_without_accounting_is_noticed(bench: Bench) -> None:
     bench.runner.commands["sacct"] = lambda _: said("", "Slurm accounting storage is disabled\n", 1)
     assert bench.see(A) == NOT_FOUND
