@@ -151,6 +151,7 @@ def test_the_wrapper_sleeps_while_it_waits(tmp_path: Path) -> None:
     )
     with attempt.start() as process:
         wait_until(printed(attempt, "ready"), 10, "the program to run")
+        wait_until((attempt.work / "heartbeat").exists, 10, "the first beat")
         before = processor_seconds(process)
         beats = int((attempt.work / "heartbeat").read_text())
         wait_until(lambda: int((attempt.work / "heartbeat").read_text()) >= beats + 5, 10, "five beats")

@@ -60,7 +60,7 @@ def test_a_dead_node_fails_its_job_and_works_again_once_revived(slurm: SlurmClus
     job = slurm.submit("sleep 300", "--no-requeue", "--nodelist=node2")
     slurm.wait_for_state(job, "RUNNING")
     slurm.kill_node("node2")
-    assert not _processes_of(job)
+    assert not _processes_of(slurm, job)
     slurm.wait_for_state(job, "NODE_FAIL", seconds=60)
     slurm.revive_node("node2")
     slurm.wait_for_node("node2", "idle", seconds=60)
@@ -88,7 +88,7 @@ def test_a_job_outlives_slurmctld(slurm: SlurmCluster) -> None:
     job = _job_until_told(slurm)
     slurm.stop_daemon("ctld")
     assert slurm.run("squeue").returncode == 1
-    assert _processes_of(job)
+    assert _processes_of(slurm, job)
     slurm.start_daemon("ctld")
     assert slurm.state(job) == "RUNNING"
     _tell(slurm)
@@ -98,7 +98,7 @@ def test_a_job_outlives_slurmctld(slurm: SlurmCluster) -> None:
 def test_a_job_outlives_its_nodes_slurmd(slurm: SlurmCluster) -> None:
     job = _job_until_told(slurm)
     slurm.stop_daemon("node1")
-    assert _processes_of(job)
+    assert _processes_of(slurm, job)
     slurm.start_daemon("node1")
     _tell(slurm)
     slurm.wait_for_state(job, "COMPLETED")
@@ -155,8 +155,10 @@ def _ssh(cluster: SlurmCluster, host: str, command: str, *options: str) -> subpr
     )
 
 
-def _processes_of(job: str) -> list[int]:
-    return [pid for pid, environment in _environments() if f"\0SLURM_JOB_ID={job}\0".encode() in environment]
+def _processes_of(cluster: SlurmCluster, job: str) -> list[int]:
+    # Other clusters of this machine have jobs with the same id.
+    wanted = [f"\0SLURM_JOB_ID={job}\0".encode(), f"\0SLURM_CONF={cluster.environment['SLURM_CONF']}\0".encode()]
+    return [pid for pid, environment in _environments() if all(variable in environment for variable in wanted)]
 
 
 def _environments() -> Iterator[tuple[int, bytes]]:
