@@ -2,14 +2,15 @@
 
 VENV := .venv
 READY := $(VENV)/.ready
-SHELL_SCRIPTS := .ci/run $(wildcard bin/* deploy/*.sh deploy/*/*.sh)
+SHELL_SCRIPTS := .ci/run $(wildcard bin/* deploy/*.sh deploy/*/*.sh deploy/*/*/*.sh)
 # More than there are CPUs: most of a test's time is spent waiting for processes.
 TEST_WORKERS ?= 4
 
-.PHONY: help setup demo serve test test-quick check packages clean
+.PHONY: help setup demo demo-slurm serve test test-quick check packages clean
 
 help:
 	@echo 'make demo        run one job through the portal, from the web form to the mail'
+	@echo 'make demo-slurm  the same on a real Slurm of three nodes, which it sets up and takes away (root, Debian 12)'
 	@echo 'make serve       serve on http://127.0.0.1:8080, data in ./data'
 	@echo 'make test        all tests; as root it installs the Debian packages that they need'
 	@echo 'make test-quick  the tests that need no servers: less than a minute'
@@ -24,6 +25,9 @@ $(READY): pyproject.toml constraints.txt deploy/make_venv.sh
 demo: setup
 	@$(VENV)/bin/python deploy/demo.py
 
+demo-slurm: setup
+	@$(VENV)/bin/python -m deploy.slurm.demo
+
 serve: setup
 	@mkdir -p data
 	@PORTAL_PORTAL__JOBS_DIR='$(CURDIR)/data/jobs' \
@@ -34,7 +38,7 @@ serve: setup
 	 exec $(VENV)/bin/portal serve
 
 test: setup packages
-	$(VENV)/bin/pytest -n $(TEST_WORKERS)
+	$(VENV)/bin/pytest -n $(TEST_WORKERS) --dist loadgroup
 
 test-quick: setup
 	$(VENV)/bin/pytest -q -n 2 -m 'not daemon'

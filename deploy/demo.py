@@ -18,7 +18,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -101,7 +101,10 @@ class Browser:
 class Portal:
     """A `portal serve` of its own in a folder."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(
+        self, folder: Path, settings: Mapping[str, str] | None = None, command_prefix: Sequence[str] = ()
+    ) -> None:
+        """With `settings`, `PORTAL_*` variables, beside the demonstration's own; the prefix may change the account."""
         self.mail_folder = folder / "mail"
         self._log = folder / "log"
         environment = os.environ | {
@@ -113,12 +116,13 @@ class Portal:
             "PORTAL_MAIL__TRANSPORT": "folder",
             "PORTAL_MAIL__FOLDER": str(self.mail_folder),
             "PORTAL_MAIL__SHOW_PAGE": "true",
+            **(settings or {}),
         }
         environment.pop("PORTAL_CONFIG", None)
         self._output = folder / "address"
         with self._log.open("wb") as log, self._output.open("wb") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "portal", "serve"],
+                [*command_prefix, sys.executable, "-P", "-m", "portal", "serve"],
                 cwd=folder,
                 env=environment,
                 stdin=subprocess.DEVNULL,
@@ -199,8 +203,8 @@ def find_mail(folder: Path, job_id: str) -> str:
     return ""
 
 
-def demonstrate(portal: Portal) -> None:
-    """The whole story. Raises DemoError, or OSError where the portal cannot be reached."""
+def demonstrate(portal: Portal) -> str:
+    """The whole story; the job's id. Raises DemoError, or OSError where the portal cannot be reached."""
     address = wait_for("the web server", START_SECONDS, portal.address)
     print(f"The portal serves on {address}", flush=True)
     started_seconds = time.monotonic()
@@ -212,15 +216,14 @@ def demonstrate(portal: Portal) -> None:
     if answer != str(int(FIELDS["x"]) // int(FIELDS["y"])):
         raise DemoError(f"the answer on the page is {answer!r}")
     print(f"From the form to the mail: {took_seconds:.1f} s", flush=True)
+    return job_id
 
 
-def main() -> int:
-    """The exit code."""
-    folder = Path(tempfile.mkdtemp(prefix="portal-demo-"))
-    portal = Portal(folder)
+def run_demonstration(portal: Portal, tell: Callable[[Portal], object]) -> int:
+    """Let `tell` have the portal, and stop it; the exit code. A failure is shown under all that the portal logged."""
     problem: Exception | None = None
     try:
-        demonstrate(portal)
+        tell(portal)
     except (DemoError, OSError, KeyError, ValueError) as error:
         problem = error
     finally:
@@ -228,12 +231,19 @@ def main() -> int:
             portal.stop()
         except DemoError as error:
             problem = problem or error
-        log = portal.log()
-        shutil.rmtree(folder, ignore_errors=True)
     if problem is None:
         return 0
-    print(f"{log}\nThe demonstration failed: {problem}", file=sys.stderr)
+    print(f"{portal.log()}\nThe demonstration failed: {problem}", file=sys.stderr)
     return 1
+
+
+def main() -> int:
+    """The exit code."""
+    folder = Path(tempfile.mkdtemp(prefix="portal-demo-"))
+    try:
+        return run_demonstration(Portal(folder), demonstrate)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":

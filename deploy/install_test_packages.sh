@@ -10,10 +10,13 @@ for package in $packages; do
     status=$(dpkg-query --show --showformat='${db:Status-Status}' "$package" 2>/dev/null || true)
     [ "$status" = installed ] || missing="$missing $package"
 done
-[ -n "$missing" ] || exit 0
+if [ -n "$missing" ]; then
+    echo "Installing Debian packages that the tests need:$missing"
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get -qq update
+    # shellcheck disable=SC2086  # a list of names
+    apt-get -qq install --yes --no-install-recommends $missing >/dev/null
+fi
 
-echo "Installing Debian packages that the tests need:$missing"
-export DEBIAN_FRONTEND=noninteractive
-apt-get -qq update
-# shellcheck disable=SC2086  # a list of names
-apt-get -qq install --yes --no-install-recommends $missing >/dev/null
+# Slurm, MariaDB and sshd, none of which Debian's packages may start.
+exec "$(dirname "$0")/slurm/cluster.sh" install

@@ -18,6 +18,7 @@ from portal.jobs.directory import JobsFolder
 from portal.jobs.keys import Keys, load_or_make_secret
 from portal.jobs.node_files import current_helper, install_node_files
 from portal.jobs.service import JobService
+from portal.jobs.store import has_jobs
 from portal.mail.outbox import OutboxSender, mail_domain
 from portal.mail.transport import transport_from_settings
 from portal.schedulers.base import Scheduler
@@ -55,6 +56,7 @@ def build_parts(settings: Settings, clock: Clock | None = None) -> Parts:
     database = Database(settings.portal.database_url)
     database.upgrade()
     folder = JobsFolder(settings.portal.jobs_dir)
+    _refuse_an_empty_folder(database, folder)
     folder.prepare()
     catalog = Catalog.load(settings.portal.templates_dir, site_facts(settings))
     base_url = settings.portal.base_url
@@ -68,6 +70,17 @@ def create_app(settings: Settings, parts: Parts | None = None) -> Flask:
     parts = parts or build_parts(settings)
     misses = Misses(settings.limits.misses_per_minute_per_ip)
     return make_site(Web(settings, parts.clock, parts.keys, parts.jobs, misses))
+
+
+def _refuse_an_empty_folder(database: Database, folder: JobsFolder) -> None:
+    """A folder that is not mounted must not be replaced by an empty one, into which jobs would then go."""
+    if folder.is_prepared():
+        return
+    with database.reading() as session:
+        if has_jobs(session):
+            raise SettingsError(
+                f"portal.jobs_dir: {folder.root} has no file .instance, though the database knows jobs: is it mounted?"
+            )
 
 
 def build_scheduler(parts: Parts) -> Scheduler:

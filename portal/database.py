@@ -15,6 +15,9 @@ from typing import Any, ClassVar
 
 from alembic import command
 from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from sqlalchemy import Connection, DateTime, Dialect, Engine, Enum, create_engine, event, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DBAPIError, IntegrityError
@@ -98,19 +101,27 @@ class Database:
             session.commit()
 
     def upgrade(self) -> None:
-        """Bring the tables up to this version of the portal. Safe when several processes start at once."""
+        """Bring the tables up to this version of the portal. Safe when several processes start at once.
+
+        Raises StorageError where the database fails, or was made by a newer portal. Where nothing is to be done it
+        only reads, so that a command need not wait for whoever writes.
+        """
         file = self.sqlite_file
-        if file is None:
-            _run_migrations(self.engine)
-            return
         try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with file.with_name(file.name + ".migrate.lock").open("w") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                _run_migrations(self.engine)
+            if file is not None:
+                file.parent.mkdir(parents=True, exist_ok=True)
+            with _storage_errors():
+                if _is_current(self.engine):
+                    return
+                with _only_one_migrates(file):
+                    _run_migrations(self.engine)
         except OSError as error:
             raise StorageError(
-                "The database's folder cannot be written.", log_detail=f"{file.parent}: {error.strerror}"
+                "The database's folder cannot be written.", log_detail=f"{file}: {error.strerror}"
+            ) from error
+        except CommandError as error:
+            raise StorageError(
+                "The database was made by a newer version of the portal.", log_detail=f"database: {error}"
             ) from error
 
     def close(self) -> None:
@@ -153,11 +164,32 @@ def _create_engine(url: str, *, is_sqlite: bool) -> Engine:
     return engine
 
 
-def _run_migrations(engine: Engine) -> None:
+def _migrations() -> Config:
     config = Config()
     # Alembic interpolates its options, so that a per cent sign in the path must be doubled.
     folder = str(Path(__file__).parent / "migrations").replace("%", "%%")
     config.set_main_option("script_location", folder)
+    return config
+
+
+def _is_current(engine: Engine) -> bool:
+    with engine.connect() as connection:
+        revision = MigrationContext.configure(connection).get_current_revision()
+    return revision == ScriptDirectory.from_config(_migrations()).get_current_head()
+
+
+@contextmanager
+def _only_one_migrates(sqlite_file: Path | None) -> Iterator[None]:
+    if sqlite_file is None:
+        yield
+        return
+    with sqlite_file.with_name(sqlite_file.name + ".migrate.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _run_migrations(engine: Engine) -> None:
+    config = _migrations()
     # BEGIN IMMEDIATE here as well: a migration must not find its lock taken half-way.
     with engine.execution_options(portal_begin="BEGIN IMMEDIATE").begin() as connection:
         config.attributes["connection"] = connection

@@ -242,14 +242,20 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _check(self) -> "Settings":
         _check_what_this_version_can_do(self)
-        if self.mail.show_page and not is_loopback(self.bind_host):
+        if self.mail.show_page and not self._is_private():
             raise ValueError(
                 "mail.show_page: the page /mail holds links that give access; "
-                "it should be on only where portal.bind is a loopback address"
+                "it should be on only where portal.bind and portal.base_url are loopback addresses and "
+                "portal.trusted_hosts is empty"
             )
         if self.mail.smtp_user and not self.mail.smtp_password_file:
             raise ValueError("mail.smtp_password_file: should name a file, since mail.smtp_user is set")
         return self
+
+    def _is_private(self) -> bool:
+        """Whether nobody but this machine reaches the portal, through no proxy either."""
+        hosts = [self.bind_host, urlsplit(self.portal.base_url).hostname or "", *self.portal.trusted_hosts]
+        return all(is_loopback(host) for host in hosts)
 
     @property
     def bind_host(self) -> str:

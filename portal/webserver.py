@@ -13,8 +13,9 @@ from portal.privileges import UMASK
 
 WORKERS = 2
 """One that is killed or hangs leaves another that answers; pages are short and wait for the database at most."""
-THREADS = 4
-"""Enough for a few slow downloads beside pages; SQLite writes one at a time anyway."""
+THREADS = 32
+"""They mostly wait: for a slow visitor's download, or for SQLite, which writes one at a time. A public portal needs a
+proxy before it that takes in requests and answers whole."""
 REQUEST_SECONDS = 60
 """A worker whose main loop is silent for so long is replaced; its threads may take longer over a download."""
 STOP_SECONDS = 10

@@ -12,7 +12,7 @@ import socket
 import subprocess
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,6 +26,13 @@ JOBS_ACCOUNT = "portal-jobs"
 _SCRIPT_SECONDS = 240  # the first `up` on a machine installs packages
 _LOG_LINES = 15
 
+# cluster.sh is quick to call a node dead, for people who watch. On a machine that runs other tests as well, or with
+# munge stopped for a while, nodes that are well are silent for longer than that.
+_PATIENT_SECONDS = 30
+_MESSAGE_SECONDS = 3
+# A test may have to wait for another worker's, and for the cluster to come up.
+_TEST_SECONDS = 300
+
 
 class SlurmCluster:
     """One cluster, in `home` and from `port` on (cluster.sh says which ports these are)."""
@@ -37,6 +44,8 @@ class SlurmCluster:
         """The portal's jobs folder, which the restricted SSH key is for. Set before `up`, it may be another."""
         self.extra_conf = ""
         """Lines for the end of slurm.conf, from the next `up` on."""
+        self.slurmd_timeout_seconds = _PATIENT_SECONDS
+        """After how much silence a node counts as dead. Set before the first `up`."""
 
     @property
     def ssh_port(self) -> int:
@@ -155,8 +164,9 @@ class SlurmCluster:
         """Cancel every job and return when none is left in the queue."""
         for account in (JOBS_ACCOUNT, "portal", "root"):
             self.run("scancel", "--user", account, account="root")
-        # Not `-t all`, which would list the finished ones too.
-        wait_until(self._is_empty, 60, "an empty queue")
+        # Not `-t all`, which would list the finished ones too. After a while without munge a cancelled job took 22 to
+        # 45 s to leave the queue (measured, with SlurmdTimeout at 30 and at 60).
+        wait_until(self._is_empty, 120, "an empty queue")
 
     def _is_empty(self) -> bool:
         queue = self.run("squeue", "-h", "-o", "%i")
@@ -192,6 +202,8 @@ class SlurmCluster:
             "CLUSTER_PORT": str(self.port),
             "CLUSTER_JOBS_DIR": str(self.jobs_dir),
             "CLUSTER_EXTRA_CONF": self.extra_conf,
+            "SLURMD_TIMEOUT": str(self.slurmd_timeout_seconds),
+            "MESSAGE_TIMEOUT": str(_MESSAGE_SECONDS),
         }
         done = subprocess.run(
             [str(CLUSTER_SCRIPT), *arguments],
@@ -243,6 +255,20 @@ def _free_ports(seed: int) -> int:
 def _is_free(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+@contextmanager
+def own_cluster(name: str, *options: str, slurmd_timeout_seconds: int = _PATIENT_SECONDS) -> Iterator[SlurmCluster]:
+    """A cluster for one test, beside the session's; `options` are those of `cluster.sh up`."""
+    skip_unless_possible()
+    cluster = new_cluster(f"{name}-{os.getpid()}")
+    cluster.slurmd_timeout_seconds = slurmd_timeout_seconds
+    try:
+        cluster.up(*options)
+        cluster.make_jobs_dir()
+        yield cluster
+    finally:
+        cluster.remove()
 
 
 @contextmanager
@@ -302,3 +328,20 @@ def slurm(slurm_session: SlurmCluster) -> Iterator[SlurmCluster]:
         yield slurm_session
         slurm_session.up("--no-install")
         slurm_session.cancel_all()
+
+
+USES_SLURM = (pytest.mark.xdist_group("slurm"), pytest.mark.timeout(_TEST_SECONDS))
+"""Marks of tests that use the session's cluster: they wait for each other, so one worker may as well run them all."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Put nodes, queue, accounting and logs under a failure. For a conftest."""
+    report = yield
+    if report.failed:
+        used = getattr(item, "funcargs", {}).values()
+        clusters = (getattr(thing, "cluster", thing) for thing in used)
+        cluster = next((cluster for cluster in clusters if isinstance(cluster, SlurmCluster)), None)
+        if cluster is not None:
+            report.sections.append(("The Slurm cluster", cluster.diagnostics()))
+    return report

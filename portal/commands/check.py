@@ -1,5 +1,6 @@
 """`portal check`: whether this portal can work, one line a part, with what to do about it."""
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ import click
 from portal.app import Parts, build_scheduler
 from portal.applications.definition import Application
 from portal.clock import SystemClock
-from portal.commands import site_checks
+from portal.commands import scheduler_checks, site_checks
 from portal.commands.context import CommandContext, pass_context
 from portal.commands.jobs import as_json_option, wait_until_final
 from portal.commands.output import say_json, say_table
@@ -90,10 +91,11 @@ def _finding(name: str, look: Callable[[], site_checks.Seen]) -> Finding:
 
 
 def _of_running_portal(parts: Parts, with_job: bool) -> Iterator[Finding]:
-    health = build_scheduler(parts).health()
-    yield Finding(
-        "scheduler", Verdict.OK if health.ok else Verdict.BROKEN, f"{parts.settings.scheduler.kind}: {health.detail}"
-    )
+    with contextlib.closing(build_scheduler(parts)) as scheduler:
+        answers = _finding("scheduler", lambda: scheduler_checks.answers(parts, scheduler))
+        yield answers
+        if answers.verdict is Verdict.OK and scheduler.can_say_what_it_refuses:
+            yield _finding("resources", lambda: scheduler_checks.would_take(parts, scheduler))
     dispatcher = _dispatcher(parts)
     yield dispatcher
     if with_job and dispatcher.verdict is Verdict.OK:

@@ -20,7 +20,8 @@ from portal.signal_pipe import stop_on_signals
 def serve(context: CommandContext) -> None:
     """Run it all on one machine.
 
-    Web server, dispatcher and one compute client, until Ctrl-C or SIGTERM; what dies is started again.
+    Web server and dispatcher, and for the embedded scheduler one compute client, until Ctrl-C or SIGTERM; what dies is
+    started again.
     """
     from portal.serve import ChildCommand, Supervisor, announce_when_ready
 
@@ -43,8 +44,9 @@ def serve(context: CommandContext) -> None:
     commands = [
         ChildCommand("web", ("web", "--fd", str(listener.fileno())), (listener.fileno(),)),
         ChildCommand("dispatcher", ("dispatcher",)),
-        ChildCommand("client", ("client",)),
     ]
+    if settings.scheduler.kind == "local":
+        commands.append(ChildCommand("client", ("client",)))
     supervisor = Supervisor(
         commands, context.options(), stop_seconds=settings.portal.stop_seconds, stopped_last="dispatcher"
     )

@@ -6,6 +6,7 @@ Each look returns what it saw, or raises PortalError with what is broken.
 import contextlib
 import os
 import pwd
+import shlex
 import shutil
 import smtplib
 import stat
@@ -21,13 +22,12 @@ from portal.applications.catalog import Catalog
 from portal.database import Database
 from portal.errors import PortalError
 from portal.jobs.keys import load_or_make_secret
+from portal.schedulers.slurm_directives import BAD_FOLDER, can_work_in
 from portal.settings import Settings
 
 _MIB = 1024 * 1024
 _LITTLE_SPACE_MIB = 1024
 _NO_SPACE_MIB = 16
-_ONE_ACCOUNT = ("local", "drmaa")
-"""Schedulers with which the portal's account runs the jobs as well."""
 _AT_FIRST_START = "is made at the first start"
 _MIGRATIONS = Path(__file__).resolve().parent.parent / "migrations"
 
@@ -60,6 +60,8 @@ def applications(settings: Settings) -> Seen:
 def disk(settings: Settings) -> Seen:
     """The jobs folder and the space on its disk."""
     folder = settings.portal.jobs_dir
+    if settings.scheduler.kind.startswith("slurm") and not can_work_in(folder):
+        raise PortalError(f"portal.jobs_dir: {folder}: {BAD_FOLDER}")
     if not folder.exists():
         return Seen(f"{folder} {_creatable(folder)}")
     if not folder.is_dir() or not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
@@ -70,7 +72,7 @@ def disk(settings: Settings) -> Seen:
         raise PortalError(f"{facts}: no room for jobs")
     if not folder.stat().st_mode & stat.S_ISGID:
         problem = f"{facts}; its group is not passed on: chmod g+s {folder}"
-        if settings.scheduler.kind not in _ONE_ACCOUNT:
+        if _jobs_account(settings) is not None:
             raise PortalError(problem)
         return Seen(problem, is_warning=True)
     return Seen(facts, is_warning=free_mib < _LITTLE_SPACE_MIB)
@@ -80,11 +82,24 @@ def accounts(settings: Settings) -> Seen:
     """Who runs the jobs."""
     folder = settings.portal.jobs_dir
     name = _name(folder.stat().st_uid) if folder.exists() else _me()
-    if settings.scheduler.kind not in _ONE_ACCOUNT:
-        return Seen(f"{name} runs the portal; jobs run as the account that the scheduler's commands are given as")
+    jobs_account = _jobs_account(settings)
+    if jobs_account is not None:
+        return Seen(f"two accounts: {name} runs the portal, and jobs run as {jobs_account}")
     return Seen(
         f"one account, {name}, does both: it runs the portal and the jobs, so a job can reach the portal's files"
     )
+
+
+def _jobs_account(settings: Settings) -> str | None:
+    """Who runs the jobs, for a sentence; None where it is the portal's own account."""
+    scheduler = settings.scheduler
+    if scheduler.kind == "slurm-ssh":
+        folder = settings.portal.jobs_dir
+        own = _name(folder.stat().st_uid) if folder.exists() else _me()
+        return f"{scheduler.ssh.user} on {scheduler.ssh.host}" if scheduler.ssh.user != own else None
+    if scheduler.kind == "slurm" and scheduler.command_prefix:
+        return f"the account that `{shlex.join(scheduler.command_prefix)}` leads to"
+    return None
 
 
 def secret(settings: Settings) -> Seen:

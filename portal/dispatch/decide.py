@@ -45,6 +45,8 @@ class Alive:
     """The scheduler has it: `QUEUED` or `RUNNING`."""
 
     state: JobState
+    never_runs: bool = False
+    """It waits, and the scheduler says that it can never start: the grace period runs."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,8 @@ class Ended:
     warning: str | None = None
     never_started: bool = False
     ended_by_portal: bool = False
+    still_waits: bool = False
+    """The scheduler has it yet, and is to cancel it before this end is told."""
 
 
 Verdict = Unchanged | Alive | Ended
@@ -92,8 +96,10 @@ def decide(attempt: AttemptFacts, observation: Observation, status: StatusFile |
         return _ended_without_word(attempt, observation) if grace_is_over else Unchanged(end_seen=True)  # rules 2, 3
     if observation.state is SchedulerState.NOT_FOUND:
         return _absent(attempt, grace_is_over)  # rules 2, 4
+    if observation.state in _WAITING:
+        return _waiting(attempt, observation, grace_is_over)
     if observation.state.is_alive:
-        return Alive(JobState.QUEUED if observation.state in _WAITING else JobState.RUNNING)
+        return Alive(JobState.RUNNING)
     return Unchanged(end_seen=attempt.end_seen_at is not None)  # rule 5
 
 
@@ -160,9 +166,39 @@ def _awaiting_final_word(attempt: AttemptFacts, observation: Observation) -> Unc
     return Unchanged(end_seen=not is_silent or attempt.end_seen_at is not None)
 
 
+def _waiting(attempt: AttemptFacts, observation: Observation, grace_is_over: bool) -> Verdict:
+    """One that can never start is refused, late: after the grace period, since clusters change."""
+    # What was claimed has started, and what is to be cancelled ends by that.
+    if not observation.never_runs or not _is_unclaimed(attempt) or attempt.cancel_asked_by is not None:
+        return Alive(JobState.QUEUED)
+    if not grace_is_over:
+        return Alive(JobState.QUEUED, never_runs=True)
+    return _can_never_run(observation, still_waits=True)
+
+
+def _can_never_run(observation: Observation, *, still_waits: bool = False) -> Ended:
+    detail = f"{_sentence(observation)} It can never run."
+    return Ended(
+        JobState.FAILED,
+        "scheduler",
+        detail,
+        FailureReason.REJECTED,
+        needs_claim=True,
+        never_started=True,
+        still_waits=still_waits,
+    )
+
+
+def _is_unclaimed(attempt: AttemptFacts) -> bool:
+    """Whether no wrapper has begun; a dispatcher's claim is the portal's own."""
+    return attempt.claim is None or attempt.claim.by == "dispatcher"
+
+
 def _ended_without_word(attempt: AttemptFacts, observation: Observation) -> Ended:
     """The scheduler calls it ended, and no status file came within the grace period."""
-    unclaimed = attempt.claim is None or attempt.claim.by == "dispatcher"
+    unclaimed = _is_unclaimed(attempt)
+    if observation.never_runs and unclaimed and attempt.cancel_asked_by is None:
+        return _can_never_run(observation)
     detail = _sentence(observation)
     if observation.state is SchedulerState.CANCELLED:
         return _cancelled(attempt, observation, detail, needs_claim=unclaimed)
@@ -187,7 +223,7 @@ def _ended_without_word(attempt: AttemptFacts, observation: Observation) -> Ende
 
 def _absent(attempt: AttemptFacts, grace_is_over: bool) -> Verdict:
     """Queue and accounting were asked, both answered, and neither knows it."""
-    unclaimed = attempt.claim is None or attempt.claim.by == "dispatcher"
+    unclaimed = _is_unclaimed(attempt)
     if not grace_is_over or not (unclaimed or attempt.heart_has_stopped):
         return Unchanged(end_seen=True)
     detail = "The scheduler does not know it any more, neither in its queue nor in its accounting."

@@ -25,6 +25,8 @@ log = structlog.get_logger()
 LOOK_SECONDS = 0.5
 """How often the database is looked at for what was accepted or asked for."""
 ADOPT_EVERY_SECONDS = 60.0
+MAIL_STOP_SECONDS = 5.0
+"""What a message under way gets at a stop. One that is cut off goes out again, with the same Message-ID."""
 CORRECT_EVERY_SECONDS = 30.0
 
 
@@ -55,7 +57,7 @@ class Dispatcher:
                 stop.wait(LOOK_SECONDS)
         finally:
             mail_stop.set()
-            mail.join(self._dispatch.settings.mail.smtp_timeout_seconds)
+            mail.join(MAIL_STOP_SECONDS)
             self._dispatch.scheduler.close()
             leadership.release()
             log.info("dispatcher stopped", epoch=leadership.epoch)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import structlog
 from sqlalchemy import select
@@ -25,6 +25,8 @@ log = structlog.get_logger()
 
 CORRECTION_DAYS = 7
 """How long a job that was lost, or whose node failed, may still be corrected by a late status file."""
+_ANOTHER_START = timedelta(minutes=1)
+"""How far the expected start has to move to be news: schedulers plan anew all the time."""
 
 Pair = tuple[Job, Attempt]
 
@@ -130,7 +132,7 @@ def _pairs(rows: Sequence[object]) -> list[Pair]:
 
 def look_at(dispatch: Dispatch, memory: Memory, job: Job, attempt: Attempt, observation: Observation) -> None:
     """Weigh what is known of one attempt, and act upon it. Raises OSError, PortalError or StaleEpochError."""
-    if not _is_news(memory, attempt, observation):
+    if not _is_news(dispatch, memory, attempt, observation):
         return
     directory = dispatch.attempt_directory(attempt)
     evidence = read_evidence(directory, attempt)
@@ -150,11 +152,11 @@ def look_at(dispatch: Dispatch, memory: Memory, job: Job, attempt: Attempt, obse
         memory.hearts.forget(attempt)
 
 
-def _is_news(memory: Memory, attempt: Attempt, observation: Observation) -> bool:
+def _is_news(dispatch: Dispatch, memory: Memory, attempt: Attempt, observation: Observation) -> bool:
     """Files are read only for attempts that began, left the queue or are missing, not for all at each poll."""
     if not observation.state.is_alive or attempt.end_seen_at is not None:
         return True
-    return memory.seen.get(attempt.scheduler_name) != observation.state or _differs(attempt, observation)
+    return memory.seen.get(attempt.scheduler_name) != observation.state or _differs(dispatch, attempt, observation)
 
 
 def _is_of_another_job(attempt: Attempt, claim: Claim) -> bool:
@@ -162,8 +164,19 @@ def _is_of_another_job(attempt: Attempt, claim: Claim) -> bool:
     return claim.by == "wrapper" and attempt.scheduler_id is not None and claim.scheduler_id != attempt.scheduler_id
 
 
-def _differs(attempt: Attempt, observation: Observation) -> bool:
-    return attempt.raw_state != observation.raw_state or attempt.reason != observation.reason
+def _differs(dispatch: Dispatch, attempt: Attempt, observation: Observation) -> bool:
+    if attempt.raw_state != observation.raw_state or attempt.reason != observation.reason:
+        return True
+    known, expected = attempt.expected_start_at, _expected_start(dispatch, observation)
+    if known is None or expected is None:
+        return known is not expected
+    return abs(expected - known) >= _ANOTHER_START
+
+
+def _expected_start(dispatch: Dispatch, observation: Observation) -> datetime | None:
+    """When it is to start; None where that is not known, or has gone by."""
+    expected = observation.expected_start_at
+    return expected if expected is not None and expected > dispatch.now() else None
 
 
 def _facts(
@@ -191,15 +204,28 @@ def _apply(
 ) -> None:
     match verdict:
         case Unchanged(end_seen=end_seen):
-            if end_seen and attempt.end_seen_at is None:
+            # One that lies ahead was seen before the clock was put back: the grace period begins again.
+            if end_seen and (attempt.end_seen_at is None or attempt.end_seen_at > dispatch.now()):
                 _store_end_seen(dispatch, attempt)
-        case Alive(state):
-            _store_alive(dispatch, job, attempt, observation, evidence, state)
-        case Ended(needs_claim=needs_claim):
+        case Alive():
+            _store_alive(dispatch, job, attempt, observation, evidence, verdict)
+        case Ended(needs_claim=needs_claim, still_waits=still_waits):
             # Where a wrapper took the claim in this very moment, nothing has ended: look again at the next poll.
             directory = dispatch.attempt_directory(attempt)
-            if not needs_claim or take_claim(directory, attempt, dispatch.now()):
+            is_over = not needs_claim or take_claim(directory, attempt, dispatch.now())
+            if is_over and (not still_waits or _cancel(dispatch, attempt)):
                 publish_end(dispatch, job, attempt, verdict, observation=observation, status=evidence.status)
+
+
+def _cancel(dispatch: Dispatch, attempt: Attempt) -> bool:
+    """Take what can never run out of the scheduler; False where that was not heard: it is tried at the next poll."""
+    handle = handle_of(attempt)
+    try:
+        dispatch.scheduler.cancel([handle] if handle else [])
+    except SchedulerError as error:
+        log.warning("what can never run was not cancelled", name=attempt.scheduler_name, error=str(error))
+        return False
+    return True
 
 
 def _store_end_seen(dispatch: Dispatch, attempt: Attempt) -> None:
@@ -213,14 +239,15 @@ def _store_alive(
     attempt: Attempt,
     observation: Observation,
     evidence: NodeEvidence,
-    state: JobState,
+    alive: Alive,
 ) -> None:
-    now = dispatch.now()
+    now, state = dispatch.now(), alive.state
     status = evidence.status
     with dispatch.leadership.writing() as session:
         row = session.get_one(Attempt, (attempt.job_id, attempt.number))
         job_row = session.get_one(Job, job.job_id)
-        row.end_seen_at = None
+        row.end_seen_at = (row.end_seen_at or now) if alive.never_runs else None
+        row.expected_start_at = _expected_start(dispatch, observation) if state is JobState.QUEUED else None
         row.raw_state = observation.raw_state
         row.reason = observation.reason
         row.node = observation.node or (status.host if status else None) or row.node

@@ -18,6 +18,7 @@ from portal.jobs.states import FailureReason, JobState
 from portal.jobs.store import Change, add_event
 from portal.mail.outbox import owe_mail
 from portal.node import claim as claims
+from portal.people.sessions import remember_session
 
 
 def insert_with_attempts(
@@ -35,6 +36,8 @@ def insert_with_attempts(
     where one of its files says what it cannot.
     """
     job = insert_job(session, config, application, instance, source="directory")
+    if config.session_id is not None:
+        remember_session(session, config.session_id, config.created_at)
     _restore_wish(job, directory)
     numbers = directory.attempt_numbers()
     for number in numbers:

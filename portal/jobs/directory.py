@@ -138,6 +138,10 @@ class JobsFolder:
     def __init__(self, root: Path) -> None:
         self.root = root
 
+    def is_prepared(self) -> bool:
+        """Whether the folder is there and has its `.instance`."""
+        return self._instance_file.exists()
+
     def prepare(self) -> None:
         """Make the folder and its `.instance` where they are missing. Raises StorageError."""
         try:

@@ -99,6 +99,8 @@ class Attempt(Base):
     next_try_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     """Not to be handed in before: the scheduler put it off, or the last call's outcome is in doubt."""
     submitted_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    expected_start_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    """When the scheduler means to start it, while it waits."""
     started_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     ended_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     end_seen_at: Mapped[datetime | None] = mapped_column(UtcDateTime)

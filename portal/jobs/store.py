@@ -83,6 +83,11 @@ def newest_job_ids(session: Session, limit: int, *, browser_session_id: str | No
     return list(session.scalars(query))
 
 
+def has_jobs(session: Session) -> bool:
+    """Whether there is any job at all."""
+    return session.scalar(select(Job.job_id).limit(1)) is not None
+
+
 def find_by_token(session: Session, token: str) -> Job | None:
     """The job that bears a form's token, or None."""
     return session.scalar(select(Job).where(Job.token == token))

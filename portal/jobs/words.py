@@ -17,6 +17,17 @@ _FAILURE_SENTENCES: dict[FailureReason, str] = {
     FailureReason.LOST: "nobody knows how it ended: the scheduler has lost it, and the program left no word",
 }
 
+_SENTENCES_OF_RAW_WORDS = {
+    "BOOT_FAIL": "the computer that it was given did not start up",
+    "DEADLINE": "the cluster ended it at its deadline",
+}
+"""Where the scheduler's own word says more than the reason for the failure."""
+
+_PERHAPS_MEMORY = "; perhaps it needed more than the {memory} MiB of memory that it was given, but nobody recorded why"
+"""For a kill whose reason is inferred and not known: without cgroups the scheduler says nothing more."""
+_KILLED = 9
+_KILLED_IN_A_SHELL = 128 + _KILLED
+
 _NOT_THE_INPUTS = frozenset(FailureReason) - {FailureReason.PROGRAM_ERROR, FailureReason.TIME_LIMIT}
 
 
@@ -29,8 +40,54 @@ def state_word(record: JobRecord) -> str:
 
 
 def summary(record: JobRecord) -> str:
-    """One sentence of where the job stands, such as `Done: the answer is 4.`"""
+    """One sentence of where the job stands, such as `Done: the answer is 4.`, with its expected start if it waits."""
+    sentence = standing(record)
+    expected = expected_start(record)
+    if expected is None:
+        return sentence
+    return f"{sentence.removesuffix('.')}; expected to start at {expected:%Y-%m-%d %H:%M} UTC."
+
+
+def standing(record: JobRecord) -> str:
+    """The summary without the expected start, for where that is shown apart."""
     return _SUMMARIES[record.job.state](record)
+
+
+def expected_start(record: JobRecord) -> datetime | None:
+    """When the scheduler means to start a job that waits."""
+    return record.attempt.expected_start_at if record.job.state is JobState.QUEUED else None
+
+
+def scheduler_title(kind: str) -> str:
+    """What the scheduler of this kind is called at the beginning of a sentence."""
+    return "Slurm" if kind.startswith("slurm") else "The scheduler"
+
+
+def scheduler_facts(record: JobRecord) -> str:
+    """What is recorded of a job that failed or was cancelled: `NODE_FAIL, node1, job 17`; empty for any other."""
+    job, attempt = record.job, record.attempt
+    if job.state not in (JobState.FAILED, JobState.CANCELLED) or attempt.scheduler_id is attempt.raw_state is None:
+        # Refused at the door: then the scheduler's own words are all that there is.
+        return attempt.reason or "" if job.failure_reason is FailureReason.REJECTED else ""
+    who = record.events[-1].by if record.events else ""
+    facts = [
+        attempt.raw_state,
+        None if attempt.exit_code is None else f"exit code {attempt.exit_code}",
+        f"signal {attempt.signal}" if attempt.signal else None,
+        attempt.node,
+        f"job {attempt.scheduler_id}" if attempt.scheduler_id else None,
+        f"cancelled by {who}" if job.state is JobState.CANCELLED and who.startswith("uid ") else None,
+        _reason_of_its_own(record),
+    ]
+    return visible(", ".join(fact for fact in facts if fact))
+
+
+def _reason_of_its_own(record: JobRecord) -> str | None:
+    """The reason where it is the scheduler's, and neither the program's nor said by the evidence already."""
+    reason = record.attempt.reason
+    if record.job.failure_reason is FailureReason.PROGRAM_ERROR or reason in {row.detail for row in record.events}:
+        return None
+    return reason
 
 
 def advice(record: JobRecord) -> str:
@@ -43,6 +100,8 @@ def advice(record: JobRecord) -> str:
         limit = f" It is stopped after {minutes} minutes." if job.state is JobState.RUNNING and minutes else ""
         return f"You may close this page: a mail follows.{limit}"
     if job.state is JobState.FAILED:
+        if record.attempt.signal == _KILLED:
+            return ""  # perhaps for its memory, of which large inputs need more
         if job.failure_reason in _NOT_THE_INPUTS:
             return "Nothing is wrong with your inputs."
         return "What the program wrote may say why."
@@ -101,10 +160,11 @@ def _succeeded(record: JobRecord) -> str:
 def _failed(record: JobRecord) -> str:
     job = record.job
     if job.failure_reason is FailureReason.PROGRAM_ERROR or job.failure_reason is None:
-        return f"Failed: {_program_error(record.attempt)}."
-    sentence = _FAILURE_SENTENCES[job.failure_reason].format(
-        minutes=job.resources.get("time_limit_minutes"), memory=job.resources.get("memory_mib")
-    )
+        sentence = _program_error(record.attempt)
+    else:
+        sentence = _failure_sentence(job.failure_reason, record.attempt)
+    sentence = sentence.replace("{minutes}", str(job.resources.get("time_limit_minutes")))
+    sentence = sentence.replace("{memory}", str(job.resources.get("memory_mib")))
     held = ", and an administrator decides whether it runs again" if job.failure_reason in _HELD else ""
     return f"Failed: {sentence}{held}."
 
@@ -112,7 +172,23 @@ def _failed(record: JobRecord) -> str:
 _HELD = frozenset({FailureReason.NODE_FAILURE, FailureReason.PREEMPTED, FailureReason.LAUNCH_FAILED})
 
 
+def _failure_sentence(reason: FailureReason, attempt: Attempt) -> str:
+    raw_state = attempt.raw_state or ""
+    if reason is FailureReason.REJECTED and raw_state:
+        why = f": {attempt.reason.rstrip('.')}" if attempt.reason else ""
+        return f"it can never run on this cluster{why}"
+    if reason is FailureReason.LOST and attempt.signal == _KILLED:
+        return f"the program was killed (signal 9) and left no word{_PERHAPS_MEMORY}"
+    if reason is FailureReason.LOST and raw_state in ("COMPLETED", "FAILED"):
+        return "nobody knows how the program ended: it left no word"
+    return _SENTENCES_OF_RAW_WORDS.get(raw_state, _FAILURE_SENTENCES[reason])
+
+
 def _program_error(attempt: Attempt) -> str:
+    if attempt.signal == _KILLED:
+        return f"the program was killed (signal 9){_PERHAPS_MEMORY}"
+    if attempt.exit_code == _KILLED_IN_A_SHELL:
+        return f"the program ended with exit code 137, as after signal 9{_PERHAPS_MEMORY}"
     if attempt.signal is not None:
         return f"the program was ended by signal {attempt.signal}"
     if attempt.exit_code:

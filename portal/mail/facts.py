@@ -64,6 +64,7 @@ class Site:
             run_seconds=_run_seconds(seen),
             answer=seen.result.answer if seen.result and has_succeeded else None,
             warning=seen.result.warning if seen.result and not corrected_since else None,
+            scheduler_facts="" if corrected_since else words.scheduler_facts(seen),
             error_text=_error_text(work) if seen.job.state is JobState.FAILED else "",
         )
 

@@ -63,6 +63,8 @@ class MailFacts:
     warning: str | None = None
     advice: str = ""
     """What it means for the reader and what comes next."""
+    scheduler_facts: str = ""
+    """What the scheduler recorded of a failure, in its own words."""
     error_text: str = ""
     """The last lines that the program wrote to its error output."""
 
@@ -200,6 +202,7 @@ def _context(facts: MailFacts) -> dict[str, object]:
         "answer": None if facts.answer is None else one_line(facts.answer),
         "warning": one_line(facts.warning or ""),
         "advice": one_line(facts.advice),
+        "scheduler_facts": one_line(facts.scheduler_facts),
         "page_sentence": _PAGE_SENTENCES[facts.outcome],
         "link": one_line(facts.link),
         "error_lines": visible(facts.error_text[-ERROR_TEXT_MAX_CHARACTERS:]).strip("\n").splitlines(),

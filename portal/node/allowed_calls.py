@@ -40,6 +40,13 @@ _READ_ONLY = {
     "scontrol": _options("ping", "--version"),
     "sinfo": _options("--(noheader|version)", "--(format|Format)={}".format(_WORDS)),
 }
+# Nothing is submitted: Slurm says whether it would take a job that asks for this much.
+_TRIAL_OPTION = _options(
+    "--(nodes|ntasks)=1",
+    "--(partition|account|qos|gres)=[A-Za-z0-9_.:+=,-]{1,200}",
+    "--(cpus-per-task|time)=[0-9]{1,10}",
+    "--mem=[0-9]{1,12}M",
+)
 _CANCEL_OPTION = re.compile("--name={}".format(_NAME))
 _JOB_ID = re.compile(_ID)
 _WORK_FOLDER = re.compile("{}/work".format(_ATTEMPT))
@@ -58,7 +65,9 @@ def check_call(arguments: Sequence[str], jobs_dir: str) -> List[str]:
     if not arguments or any("\0" in word or len(word) > _LONGEST_WORD for word in arguments):
         raise RefusedError("it is no command that could be called")
     command, rest = arguments[0], list(arguments[1:])
-    if command == "sbatch":
+    if command == "sbatch" and rest[:1] == ["--test-only"]:
+        _check_trial(rest)
+    elif command == "sbatch":
         _check_submission(rest, jobs_dir)
     elif command == "scancel":
         _check_cancellation(rest)
@@ -103,6 +112,12 @@ def _check_submission(rest: Sequence[str], jobs_dir: str) -> None:
         raise RefusedError("the working directory is not the script's own work folder")
     _check_no_links(jobs_dir, script, stat.S_ISREG)
     _check_no_links(jobs_dir, "{}/work".format(attempt), stat.S_ISDIR)
+
+
+def _check_trial(rest: Sequence[str]) -> None:
+    """`sbatch --test-only …options… --wrap=:`: what it asks for, and a script that does nothing."""
+    if len(rest) < 2 or rest[-1] != "--wrap=:" or not all(_TRIAL_OPTION.fullmatch(word) for word in rest[1:-1]):
+        raise RefusedError("sbatch --test-only may not be called with these options")
 
 
 def _check_cancellation(rest: Sequence[str]) -> None:

@@ -158,7 +158,7 @@ class Observation:
     expected_start_at: datetime | None = None
     """When the scheduler means to start one that waits; it changes its mind often."""
     never_runs: bool = False
-    """It waits, and the scheduler says that it can never start: to be cancelled, and to count as refused."""
+    """The scheduler says that it can never start, or ended it for that: it counts as refused."""
 
 
 @dataclass(frozen=True)
@@ -189,9 +189,11 @@ class Health:
 
     ok: bool
     detail: str
-    """One line: its version and name, or what is wrong."""
+    """One line that anybody may read: its version and name, or what is wrong."""
     running: int | None = None
     waiting: int | None = None
+    log_detail: str = ""
+    """What is wrong more exactly, for administrators."""
 
 
 @dataclass(frozen=True)
@@ -213,6 +215,8 @@ class Scheduler(ABC):
 
     capabilities: Capabilities
     kind: str
+    can_say_what_it_refuses = False
+    """Whether `refusals` says more than nothing."""
 
     @abstractmethod
     def submit(self, specs: Sequence[JobSpec]) -> list[SubmitAnswer]:
@@ -237,6 +241,10 @@ class Scheduler(ABC):
     def directives(self, spec: JobSpec) -> list[str]:  # noqa: ARG002  # most backends need none
         """The lines that a batch script of this spec carries for the scheduler. Raises DefinitionError."""
         return []
+
+    def refusals(self, specs: Sequence[JobSpec]) -> list[str | None]:
+        """Why it would not take each, in its own words, or None; nothing is handed in. Raises SchedulerError."""
+        return [None for _ in specs]
 
     def close(self) -> None:  # noqa: B027  # most backends hold nothing
         """Let go of connections and sessions; harmless when called twice."""

@@ -40,6 +40,21 @@ def submit_call(spec: JobSpec) -> Call:
     return ["sbatch", "--parsable", f"--chdir={spec.working_dir}", str(spec.script)]
 
 
+def trial_call(spec: JobSpec) -> Call:
+    """What would become of a job that asks for this much; nothing is handed in."""
+    asked = {
+        "partition": spec.partition,
+        "account": spec.account,
+        "qos": spec.qos,
+        "cpus-per-task": str(spec.cpus),
+        "mem": f"{spec.memory_mib}M",
+        "time": str(spec.time_limit_minutes),
+        "gres": spec.gres,
+    }
+    options = [f"--{name}={value}" for name, value in asked.items() if value]
+    return ["sbatch", "--test-only", "--nodes=1", "--ntasks=1", *options, "--wrap=:"]
+
+
 def queue_call(separator: str) -> Call:
     """All jobs of this account, those that ended within MinJobAge and those of hidden partitions (`--all`) too.
 

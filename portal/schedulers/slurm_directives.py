@@ -5,6 +5,7 @@ The script is the request, whole: whoever submits it by hand from its `work/` fo
 """
 
 import re
+from pathlib import Path
 
 from portal.errors import DefinitionError
 from portal.schedulers.base import JobSpec
@@ -12,11 +13,15 @@ from portal.schedulers.base import JobSpec
 OUTPUT_FILE = "scheduler.out"
 """In the job's working directory: what the wrapper itself had to say, and what Slurm writes at a time limit."""
 
+_NO_FOLDER = re.compile(r"[\\%\n]")
+"""Slurm expands `%` in the path of the output file, and drops backslashes: the job dies before its script begins."""
 _VALUE = re.compile(r"[A-Za-z0-9_.:+=,-]+")
 
 
 def directives(spec: JobSpec) -> list[str]:
     """The lines, in a fixed order. Raises DefinitionError for a value that a directive line cannot hold safely."""
+    if not can_work_in(spec.working_dir):
+        raise DefinitionError(BAD_FOLDER)
     options = {
         "job-name": spec.name,
         # Accounting keeps it even where a site's tools rename jobs.
@@ -40,6 +45,14 @@ def directives(spec: JobSpec) -> list[str]:
     lines = [f"#SBATCH --{name}={_checked(name, value)}" for name, value in options.items() if value]
     # An attempt starts at most once; a second start is a new attempt of the portal's. This refuses even root's requeue.
     return [*lines, "#SBATCH --no-requeue"]
+
+
+BAD_FOLDER = "Slurm cannot write into a jobs folder whose path has a backslash, a percent sign or an end of line."
+
+
+def can_work_in(folder: Path) -> bool:
+    """Whether Slurm can write a job's output there. Spaces, quotes and other letters do no harm."""
+    return _NO_FOLDER.search(str(folder)) is None
 
 
 def is_directive_value(text: str) -> bool:

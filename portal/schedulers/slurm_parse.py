@@ -141,7 +141,8 @@ def observation_of(
         # The end that squeue shows of a running job is its time limit.
         return replace(observation, started_at=start)
     # One that could never run has an error number for its exit code.
-    exit_code, signal = (None, None) if never_runs(reason) else _spelled_out(state, ending)
+    could_never_run = never_runs(reason)
+    exit_code, signal = (None, None) if could_never_run else _spelled_out(state, ending)
     return replace(
         observation,
         exit_code=exit_code,
@@ -151,6 +152,7 @@ def observation_of(
         cancelled_by=f"uid {cancelled[1]}" if cancelled else None,
         started_at=start,
         ended_at=end,
+        never_runs=could_never_run,
     )
 
 

@@ -44,7 +44,7 @@ from portal.schedulers.slurm_parse import (
     submitted_id,
     version_of,
 )
-from portal.schedulers.slurm_words import refusal_of
+from portal.schedulers.slurm_words import own_words, refusal_of
 
 log = structlog.get_logger()
 
@@ -63,6 +63,8 @@ _WAITING = (SchedulerState.PENDING, SchedulerState.HELD)
 
 class SlurmScheduler(Scheduler):
     """One cluster, through the helper, which runs on this machine or on a login node."""
+
+    can_say_what_it_refuses = True
 
     def __init__(self, helper: Helper, clock: Clock, kind: str = "slurm") -> None:
         self.kind = kind
@@ -172,14 +174,20 @@ class SlurmScheduler(Scheduler):
             ping, *version = self._helper.call(calls)
         except SchedulerError as error:
             log.warning("the cluster does not answer", error=str(error))
-            return Health(ok=False, detail=error.visitor_message)
+            return Health(ok=False, detail=error.visitor_message, log_detail=error.log_detail)
         if version and version[0].is_good:
             self._version = version_of(version[0].stdout)
         if not (ping.is_good and is_up(ping.stdout)):
             log.warning("slurmctld does not answer", problem=ping.problem, said=ping.stdout[:500])
-            return Health(ok=False, detail="Slurm's controller does not answer.")
+            said = ping.problem if not ping.is_good else " ".join(ping.stdout.split())[:200]
+            return Health(ok=False, detail="Slurm's controller does not answer.", log_detail=said)
         running, waiting = self._counts
         return Health(True, f"Slurm {self._version or ''}".strip(), running, waiting)
+
+    def refusals(self, specs: Sequence[JobSpec]) -> list[str | None]:
+        """What `sbatch --test-only` says of each. Raises SchedulerError."""
+        results = self._helper.call([slurm_calls.trial_call(spec) for spec in specs], AT_ONCE)
+        return [None if result.is_good else _why_not(result) for result in results]
 
     def close(self) -> None:
         """Close the connection, if there is one."""
@@ -218,7 +226,8 @@ class SlurmScheduler(Scheduler):
         if row is None:
             return Observation(SchedulerState.NOT_FOUND)
         observation = row.observation
-        if observation.state is SchedulerState.CANCELLED and observation.cancelled_by is None:
+        lost = observation.state is SchedulerState.CANCELLED and observation.cancelled_by is None
+        if lost and not observation.never_runs:
             # Seen with 22.05: a person's is `CANCELLED by <uid>`. This is how a controller that starts without its old
             # state closes the books of what it does not know any more, whether or not that still runs.
             return replace(observation, state=SchedulerState.NOT_FOUND, reason="the controller lost it")
@@ -247,6 +256,10 @@ def _submit_answer(spec: JobSpec, result: Result) -> SubmitAnswer:
         return InDoubt(f"sbatch printed no id: {result.stdout[:200]!r}")
     scheduler_id, cluster = submitted
     return Submitted(Handle(scheduler_id, spec.name, cluster))
+
+
+def _why_not(result: Result) -> str:
+    return result.problem if result.failure is not None else own_words(result.stderr)
 
 
 def _find_answer(name: str, rows: Sequence[Row], problem: str | None) -> FindAnswer:

@@ -51,12 +51,12 @@ _NEVER_RUNS = frozenset({"DependencyNeverSatisfied", "BadConstraints"})
 _EMPTY = frozenset({"", "None", "NONE", "(null)", "N/A"})
 _REASONS: tuple[tuple[str, str], ...] = (
     ("Resources|Nodes required for job are DOWN.*|WaitingForScheduling", "it waits for free nodes"),
-    ("Priority", "it waits for jobs before it"),
+    ("Priority", "other jobs have priority"),
     ("Dependency", "it waits for another job"),
     ("DependencyNeverSatisfied", "it waits for another job that will never end as it should"),
     ("BeginTime", "it is not to start yet"),
     ("Cleaning|Prolog", "its node is being prepared"),
-    ("JobHeldUser", "it is held by its owner in Slurm"),
+    ("JobHeldUser", "it is held by the portal's own account on the cluster"),
     ("JobHeldAdmin|JobHoldMaxRequeue|.*requeued held", "it is held by an administrator of the cluster"),
     ("BadConstraints", "no node of the cluster can ever run it"),
     ("InvalidAccount", "the account that is charged is not valid"),
@@ -75,6 +75,7 @@ _REASONS: tuple[tuple[str, str], ...] = (
 
 _END_REASONS = {
     "BadConstraints": "no node of the cluster can ever run it",
+    "DependencyNeverSatisfied": "the job that it waited for did not end as it should",
     "InactiveLimit": "it did nothing for too long",
     "JobLaunchFailure": "it could not be started on its node",
     "SystemFailure": "the cluster had a failure",
@@ -207,7 +208,7 @@ def refusal_of(stderr: str) -> Rejected | Deferred | InDoubt:
     A time-out, a lost answer or a failed authentication (which may be the answer's) leaves it open whether the
     controller has the job; so does every message that is not known here.
     """
-    words = _own_words(stderr)
+    words = own_words(stderr)
     if _AMBIGUOUS.search(stderr):
         return InDoubt(words)
     if _PERMANENT.search(stderr):
@@ -217,8 +218,8 @@ def refusal_of(stderr: str) -> Rejected | Deferred | InDoubt:
     return InDoubt(words)
 
 
-def _own_words(stderr: str) -> str:
+def own_words(stderr: str) -> str:
     """What sbatch wrote, in one line, without its own name before each."""
-    own_name = re.compile(r"^sbatch: (error: |fatal: )?(Batch job submission failed: )?")
+    own_name = re.compile(r"^sbatch: (error: |fatal: )?(Batch job submission failed: |allocation failure: )?")
     kept = [line for text in stderr.splitlines() if (line := own_name.sub("", text).strip())]
     return "; ".join(kept)[:500] or "sbatch failed and did not say why"

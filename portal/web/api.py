@@ -2,15 +2,18 @@
 
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import urlsplit
 
 from flask import Blueprint, Response, jsonify, request, url_for
 from flask.typing import ResponseReturnValue
 
+from portal.errors import ForbiddenError
 from portal.jobs.keys import Purpose
 from portal.jobs.store import JobRecord
 from portal.jobs.view import rest_object
 from portal.web.api_requests import submission_from_request
 from portal.web.context import web
+from portal.web.hosts import allowed_hosts, host_name
 from portal.web.visitors import api_viewer, find_job
 
 blueprint = Blueprint("api", __name__, url_prefix="/api/v1")
@@ -22,6 +25,17 @@ _MIB = 1024 * 1024
 def allow_for_base64() -> None:
     """A file in JSON takes a third more than the file itself, which is what the limit is about."""
     request.max_content_length = (web().settings.limits.upload_mib * 4 // 3 + 2) * _MIB
+
+
+@blueprint.before_request
+def refuse_foreign_pages() -> None:
+    """A page of another site must not act through its visitor's browser; programs send neither of these headers."""
+    origin = request.headers.get("Origin")
+    is_foreign = request.headers.get("Sec-Fetch-Site") == "cross-site" or (
+        origin is not None and host_name(urlsplit(origin).netloc) not in allowed_hosts(web().settings)
+    )
+    if request.method != "GET" and is_foreign:
+        raise ForbiddenError("Pages of other sites may not use this interface.")
 
 
 @blueprint.post("/jobs")

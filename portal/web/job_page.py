@@ -60,6 +60,9 @@ class JobPage:
     tone: str
     sentence: str
     answer: str
+    scheduler_says: str
+    """What is recorded of its end, in the scheduler's own words; empty where there is nothing more to say."""
+    expected_start_at: datetime | None
     advice: str
     warning: str
     bars: list[Bar]
@@ -102,8 +105,10 @@ def build_job_page(record: JobRecord, viewer: Viewer) -> JobPage:
         application_is_there=application is not None,
         word=words.state_word(record),
         tone=TONES[job.state],
-        sentence="The answer is" if answer else sentence_beside_badge(words.summary(record)),
+        sentence="The answer is" if answer else sentence_beside_badge(words.standing(record)),
         answer=answer,
+        scheduler_says=_scheduler_says(record),
+        expected_start_at=words.expected_start(record),
         advice=words.advice(record),
         warning=(record.result.warning if record.result else None) or "",
         bars=draw_timeline(record, web().clock.now_utc()),
@@ -115,6 +120,11 @@ def build_job_page(record: JobRecord, viewer: Viewer) -> JobPage:
         scheduler=scheduler,
         tag=job_state(record, scheduler).tag,
     )
+
+
+def _scheduler_says(record: JobRecord) -> str:
+    recorded = words.scheduler_facts(record)
+    return f"{words.scheduler_title(web().settings.scheduler.kind)} says: {recorded}" if recorded else ""
 
 
 def sentence_beside_badge(summary: str) -> str:

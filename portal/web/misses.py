@@ -14,17 +14,14 @@ class Misses:
         self._limit = RateLimitItemPerMinute(per_minute)
         self._limiter = MovingWindowRateLimiter(MemoryStorage())
 
-    def check(self, address: str) -> None:
-        """Raise TooManyRequestsError where this address has used up its misses.
+    def count(self, address: str) -> None:
+        """One more miss. Raises TooManyRequestsError where this address had used up its misses already.
 
-        It is called before the job is looked up, so that a right id is answered no differently from a wrong one.
+        Only who may not see a job is counted, so that a guesser locks nobody out who shares the address; an unknown id
+        and a forbidden one are answered alike all the same.
         """
-        if not self._limiter.test(self._limit, address):
+        if not self._limiter.hit(self._limit, address):
             raise TooManyRequestsError(
                 f"More than {self._limit.amount} unknown job ids were asked for from your network within a minute. "
                 "Please try again in a minute."
             )
-
-    def note(self, address: str) -> None:
-        """One more miss."""
-        self._limiter.hit(self._limit, address)

@@ -20,6 +20,8 @@ class SchedulerStatus:
     """When it last answered; where it is silent, since when."""
     running: int | None = None
     waiting: int | None = None
+    problem: str = ""
+    """What is wrong, in a plain sentence, where it is silent and more is known than that."""
 
     @property
     def is_trouble(self) -> bool:
@@ -37,5 +39,6 @@ def scheduler_status() -> SchedulerStatus:
     if web().clock.now_utc() - health.asked_at > timedelta(seconds=patience):
         return SchedulerStatus("unattended", health.asked_at, health.running, health.waiting)
     if health.silent_since is not None:
-        return SchedulerStatus("silent", health.silent_since, health.running, health.waiting)
+        problem = "" if "does not answer at the moment" in health.detail else health.detail
+        return SchedulerStatus("silent", health.silent_since, health.running, health.waiting, problem)
     return SchedulerStatus("answering", health.answered_at, health.running, health.waiting)

@@ -29,23 +29,21 @@ def api_viewer() -> Viewer:
 
 def find_job(viewer: Viewer, job_id: str) -> JobRecord:
     """The job, if this viewer may see it. Raises NotFoundError, and TooManyRequestsError for whom guesses."""
-    web().misses.check(_address())
     try:
         return web().jobs.record_for(viewer, job_id)
     except NotFoundError:
-        web().misses.note(_address())
+        web().misses.count(_address())
         raise
 
 
 def open_with_mailed_key(job_id: str, key: str) -> None:
     """Let this browser see the job from now on, if the key is right. Raises as `find_job` does."""
-    web().misses.check(_address())
     try:
         job = web().jobs.record(job_id).job
         if not web().keys.is_valid(key, Purpose.VIEW, job_id, job.key_generation):
             raise job_not_found()
     except NotFoundError:
-        web().misses.note(_address())
+        web().misses.count(_address())
         raise
     others = [entry for entry in _viewed() if entry[0] != job_id]
     session["viewed"] = [*others, (job_id, job.key_generation)][-MAX_VIEWED:]

@@ -19,7 +19,7 @@ from portal.jobs.models import MailOutbox
 from portal.jobs.rows import insert_job
 from portal.jobs.states import FailureReason, JobState
 from portal.jobs.store import JobRecord
-from portal.people.sessions import session_id_of
+from portal.people.sessions import is_live, session_id_of
 from portal.schedulers.base import SchedulerState
 from tests.portal_parts import ANN, GRACE_SECONDS, Portal, make_service, opened_portal
 
@@ -94,6 +94,8 @@ def test_it_is_the_same_job_as_if_nobody_had_died(portal: Portal, monkeypatch: p
         ("sequence", "longtext", "inputs/sequence", None),
         ("query", "file", "inputs/query", "my query.fa"),
     ]
+    with portal.database.reading() as session:
+        assert is_live(session, SESSION, portal.clock.now_utc()), "the browser that sent it in sees it again"
     assert portal.changes(job_id) == [(None, "accepted", "directory", ANN)]
     assert (portal.folder.root / f"user-{ANN}" / f"job-{job_id}").is_symlink()
     portal.turn()

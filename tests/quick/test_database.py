@@ -185,3 +185,21 @@ def test_a_folder_that_cannot_be_made_is_a_storage_error(tmp_path: Path) -> None
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError):
         Database(f"sqlite:///{tmp_path}/file/portal.db").upgrade()
+
+
+def test_a_current_database_is_not_locked_to_find_that_out(database: Database) -> None:
+    with database.writing():
+        Database(database.url).upgrade()
+
+
+def test_a_database_of_a_newer_portal_is_refused(database: Database) -> None:
+    with database.writing() as session:
+        session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(StorageError, match="newer version"):
+        database.upgrade()
+
+
+def test_a_file_that_is_no_database_is_a_storage_error(tmp_path: Path) -> None:
+    (tmp_path / "portal.db").write_bytes(b"nothing of the kind" * 100)
+    with pytest.raises(StorageError):
+        Database(f"sqlite:///{tmp_path}/portal.db").upgrade()

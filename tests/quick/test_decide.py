@@ -242,6 +242,46 @@ def test_what_is_alive_is_waiting_or_running_for_ever(state: SchedulerState, sta
         assert Case("", state, status=status).verdict(end_seen_at) == Alive(ALIVE_AS[state])
 
 
+@pytest.mark.parametrize("state", [S.PENDING, S.HELD])
+def test_what_can_never_run_is_refused_after_the_grace_period(state: SchedulerState) -> None:
+    never = Observation(state, "PENDING", reason="no node can ever run it (BadConstraints)", never_runs=True)
+    for claim in ("unclaimed", "dispatcher's claim"):
+        facts = replace(NOTHING_KNOWN, claim=CLAIMS[claim])
+        for end_seen_at in (None, JUST_NOW):
+            waiting = decide(replace(facts, end_seen_at=end_seen_at), never, None, NOW)
+            assert waiting == Alive(JobState.QUEUED, never_runs=True)
+        verdict = decide(replace(facts, end_seen_at=LONG_AGO), never, None, NOW)
+        assert isinstance(verdict, Ended)
+        assert words(verdict) == "failed, rejected, scheduler, claims, unstarted"
+        assert verdict.still_waits
+        assert verdict.detail == (
+            "The scheduler says PENDING, no node can ever run it (BadConstraints). It can never run."
+        )
+
+
+def test_what_was_claimed_or_is_to_be_cancelled_is_not_refused() -> None:
+    never = Observation(S.PENDING, "PENDING", never_runs=True)
+    facts = replace(NOTHING_KNOWN, end_seen_at=LONG_AGO)
+    for known in (
+        replace(facts, claim=CLAIMS["wrapper's claim"]),
+        replace(facts, cancel_asked_by="ann@example.org"),
+    ):
+        assert decide(known, never, None, NOW) == Alive(JobState.QUEUED)
+
+
+@pytest.mark.parametrize("state", [S.CANCELLED, S.FAILED])
+def test_what_the_scheduler_itself_ended_because_it_can_never_run_was_refused(state: SchedulerState) -> None:
+    never = Observation(state, state.name, reason="it waited in vain (DependencyNeverSatisfied)", never_runs=True)
+    facts = replace(NOTHING_KNOWN, end_seen_at=LONG_AGO)
+    verdict = decide(facts, never, None, NOW)
+    assert isinstance(verdict, Ended)
+    assert words(verdict) == "failed, rejected, scheduler, claims, unstarted"
+    assert not verdict.still_waits
+    assert decide(replace(facts, end_seen_at=JUST_NOW), never, None, NOW) == Unchanged(end_seen=True)
+    if state is S.CANCELLED:
+        assert words(decide(replace(facts, cancel_asked_by="ann@example.org"), never, None, NOW)) == BY_ANN + ", claims"
+
+
 def everything() -> Iterator[tuple[Case, datetime | None, Verdict]]:
     """Every state of the scheduler with every claim, status file, wish, heart, and moment."""
     flags = (False, True)

@@ -19,7 +19,8 @@ from portal.dispatch.dispatcher import CORRECT_EVERY_SECONDS
 from portal.dispatch.evidence import read_evidence, take_claim
 from portal.dispatch.records import write_verdict
 from portal.dispatch.wishes import ASK_AGAIN_SECONDS
-from portal.errors import StaleEpochError, StorageError
+from portal.errors import SchedulerError, StaleEpochError, StorageError
+from portal.jobs import words
 from portal.jobs.models import Attempt, Job
 from portal.jobs.script import write_attempt
 from portal.jobs.states import FailureReason, JobState
@@ -123,6 +124,69 @@ def test_what_a_job_waits_for_is_shown_as_it_changes(portal: Portal) -> None:
     portal.see(job_id, S.HELD, "PENDING", reason="JobHeldAdmin")
     portal.turn()
     assert (portal.state(job_id), portal.attempt(job_id).reason) == (JobState.QUEUED, "JobHeldAdmin")
+
+
+def test_an_expected_start_is_shown_while_it_lies_ahead_and_moves_are_told(portal: Portal) -> None:
+    job_id = portal.queued()
+    first = portal.clock.now_utc() + timedelta(minutes=10)
+    portal.see(job_id, S.PENDING, expected_start_at=first)
+    portal.turn()
+    assert portal.attempt(job_id).expected_start_at == first
+    assert words.summary(portal.record(job_id)).endswith(f"expected to start at {first:%Y-%m-%d %H:%M} UTC.")
+    version = portal.job(job_id).version
+    portal.see(job_id, S.PENDING, expected_start_at=first + timedelta(seconds=59))
+    portal.turn()
+    assert portal.job(job_id).version == version  # schedulers plan anew all the time
+    portal.see(job_id, S.PENDING, expected_start_at=first + timedelta(minutes=1))
+    portal.turn()
+    assert portal.attempt(job_id).expected_start_at == first + timedelta(minutes=1)
+    portal.turn(700)
+    assert portal.attempt(job_id).expected_start_at is None
+    portal.see(job_id, S.PENDING, expected_start_at=first + timedelta(hours=1))
+    portal.turn()
+    assert portal.attempt(job_id).expected_start_at is not None
+    portal.see(job_id, S.RUNNING, node="node1")
+    portal.turn()
+    assert portal.attempt(job_id).expected_start_at is None
+
+
+def test_what_can_never_run_is_cancelled_in_the_scheduler_and_refused(
+    portal: Portal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = portal.queued()
+    [handle] = portal.scheduler.handles(portal.name(job_id))
+    why = "no node of the cluster can ever run it (BadConstraints)"
+    portal.see(job_id, S.PENDING, reason=why, never_runs=True)
+    portal.turn()
+    portal.turn(GRACE_SECONDS - 1)
+    assert (portal.state(job_id), portal.attempt(job_id).reason) == (JobState.QUEUED, why)
+    assert portal.scheduler.cancelled == []
+    with monkeypatch.context() as unheard:
+        unheard.setattr(portal.scheduler, "cancel", lambda _: raise_(SchedulerError("It does not answer.")))
+        portal.turn()
+        assert portal.state(job_id) is JobState.QUEUED
+    portal.turn()
+    assert portal.scheduler.cancelled == [handle]
+    job = portal.job(job_id)
+    assert (job.state, job.failure_reason) == (JobState.FAILED, FailureReason.REJECTED)
+    assert words.summary(portal.record(job_id)) == f"Failed: it can never run on this cluster: {why}."
+    assert portal.mails(job_id) == ["failed"]
+    assert not portal.start_program(job_id)  # the claim is taken
+
+
+def test_what_can_run_again_within_the_grace_period_waits_on(portal: Portal) -> None:
+    job_id = portal.queued()
+    portal.see(job_id, S.PENDING, never_runs=True)
+    portal.turn()
+    portal.see(job_id, S.PENDING)
+    portal.turn(GRACE_SECONDS + 1, times=2)
+    portal.see(job_id, S.PENDING, never_runs=True)
+    portal.turn()
+    assert portal.state(job_id) is JobState.QUEUED
+
+
+def raise_(error: Exception) -> None:
+    raise error
 
 
 def test_a_start_that_was_known_is_not_forgotten(portal: Portal) -> None:
@@ -286,6 +350,17 @@ def test_a_job_that_is_not_answered_for_stays_as_it_was(portal: Portal, monkeypa
     )
     portal.turn_past_grace()
     assert [portal.state(job_id) for job_id in ids] == [JobState.RUNNING, JobState.SUCCEEDED]
+
+
+def test_a_clock_that_is_put_back_begins_the_grace_period_again(portal: Portal) -> None:
+    job_id = portal.running()
+    portal.see(job_id, S.NODE_FAILURE)
+    portal.turn()
+    portal.clock.set_wall_clock(portal.clock.now_utc() - timedelta(hours=1))
+    portal.turn()
+    assert portal.attempt(job_id).end_seen_at == portal.clock.now_utc()
+    portal.turn_past_grace()
+    assert portal.state(job_id) is not JobState.RUNNING
 
 
 def test_a_job_that_is_missed_for_a_moment_has_not_ended(portal: Portal) -> None:

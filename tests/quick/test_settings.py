@@ -47,6 +47,16 @@ MISTAKES = {
         "mail.show_page",
         "loopback",
     ),
+    "mail page behind a proxy": (
+        "[portal]\nbase_url = 'https://portal.example.org'\n[mail]\nshow_page = true",
+        "mail.show_page",
+        "loopback",
+    ),
+    "mail page under another name": (
+        "[portal]\ntrusted_hosts = ['portal.example.org']\n[mail]\nshow_page = true",
+        "mail.show_page",
+        "trusted_hosts",
+    ),
     "limits": ("[limits]\nmax_in_scheduler = 0", "limits.max_in_scheduler", "1"),
     "not TOML": ("[portal\n", "portal.toml", "not TOML"),
     "not UTF-8": ("[portal]\nsite_name = '\udcff'", "portal.toml", "not TOML"),

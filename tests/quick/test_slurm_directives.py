@@ -54,6 +54,14 @@ def test_a_value_that_a_line_cannot_hold_is_refused(field: str, value: str) -> N
         directives(replace(SPEC, exclude_nodes=("node1", value)))
 
 
+@pytest.mark.parametrize("name", ["a%jb", "a%%b", "a\\b", "a\nb"])
+def test_a_folder_that_slurm_mistakes_is_refused_and_others_are_not(name: str) -> None:
+    with pytest.raises(DefinitionError, match="jobs folder"):
+        directives(replace(SPEC, working_dir=Path("/jobs", name, "work")))
+    odd = Path('/it\'s "a b" $HOME `id`;&x ü/work')
+    assert directives(replace(SPEC, working_dir=odd)) == directives(SPEC)
+
+
 def test_the_batch_script_of_slow_div_for_slurm_is_as_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLOW_DIV_SECONDS", "3")
     with opened_portal() as portal:

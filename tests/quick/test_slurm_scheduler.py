@@ -354,7 +354,8 @@ def test_an_unhealthy_cluster_says_so_and_raises_nothing(bench: Bench) -> None:
         bench.runner.commands["scontrol"] = as_recorded(name)
         assert not bench.scheduler.health().ok
     bench.runner.error = NotReachedError("The cluster cannot be reached.", log_detail="secret.example.org")
-    assert bench.scheduler.health() == Health(False, "The cluster cannot be reached.")
+    health = bench.scheduler.health()
+    assert health == Health(False, "The cluster cannot be reached.", log_detail="secret.example.org")
 
 
 def test_closing_closes_the_connection(bench: Bench) -> None:

@@ -54,7 +54,7 @@ def test_an_unknown_word_is_unknown_and_said_so(word: str, capsys: pytest.Captur
     ("reason", "words"),
     [
         ("Resources", "it waits for free nodes"),
-        ("Priority", "it waits for jobs before it"),
+        ("Priority", "other jobs have priority"),
         ("JobHeldAdmin", "it is held by an administrator of the cluster"),
         ("QOSMaxJobsPerUserLimit", "the portal's account has as many jobs at work as it may"),
         ("AssocMaxWallDurationPerJobLimit", "it asks for more than a single job may have here"),

@@ -4,7 +4,7 @@ import errno
 import json
 import threading
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from sqlalchemy.orm import Session
@@ -13,7 +13,7 @@ import portal.dispatch.submission as submission_module
 from portal.dispatch.answers import LOOK_AGAIN_SECONDS, RETRY_SECONDS, record_submitted
 from portal.dispatch.doubts import DOUBT_MARGIN_SECONDS, choose_handle
 from portal.dispatch.submission import submit_accepted
-from portal.errors import StaleEpochError, StorageError
+from portal.errors import DefinitionError, StaleEpochError, StorageError
 from portal.jobs.models import Attempt, Job
 from portal.jobs.states import FailureReason, JobState
 from portal.node.claim import Claim
@@ -260,6 +260,34 @@ def test_an_answer_that_cannot_be_written_down_is_looked_up(portal: Portal, monk
     portal.turn()
     assert portal.state(first) is JobState.QUEUED
     assert len(portal.scheduler.specs) == 2
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "message"),
+    [
+        (
+            "scheduler",
+            "directives",
+            "The scheduler's option --gres cannot be 'a b': it has characters that are not safe.",
+        ),
+        ("submission", "render_program", "program.sh.j2: 'no_such_fact' is undefined"),
+    ],
+)
+def test_a_script_that_cannot_be_made_keeps_its_job_waiting_and_says_why(
+    portal: Portal, monkeypatch: pytest.MonkeyPatch, module: str, name: str, message: str
+) -> None:
+    def fail(*_: object) -> NoReturn:
+        raise DefinitionError(message)
+
+    job_id = portal.submit()
+    with monkeypatch.context() as broken:
+        broken.setattr(portal.scheduler if module == "scheduler" else submission_module, name, fail)
+        portal.turn()
+    assert portal.state(job_id) is JobState.ACCEPTED
+    assert portal.attempt(job_id).reason == f"its application cannot be used at the moment: {message}"
+    assert portal.scheduler.specs == []
+    portal.turn(RETRY_SECONDS + 1)
+    assert portal.state(job_id) is JobState.QUEUED
 
 
 def test_an_application_that_is_missing_keeps_its_jobs_waiting(portal: Portal) -> None:

@@ -103,6 +103,9 @@ def site(tmp_path: Path) -> Site:
     return Site(tmp_path)
 
 
+TRIAL = ["sbatch", "--test-only", "--nodes=1", "--ntasks=1", "--cpus-per-task=1"]
+
+
 def test_the_calls_that_the_portal_makes(site: Site) -> None:
     calls = [
         site.submission(),
@@ -113,12 +116,13 @@ def test_the_calls_that_the_portal_makes(site: Site) -> None:
         ["scancel", "--name=portal-abcdef-tcfnctbq-1", "17"],
         ["scontrol", "ping"],
         ["sinfo", "--version"],
+        [*TRIAL, "--partition=main", "--account=lab", "--gres=gpu:1", "--mem=50M", "--time=5", "--wrap=:"],
     ]
     answers = site.ask(*({"run": call} for call in calls))
     good = {"exit_code": 0, "stdout": "said\n", "stderr": "", "failure": None}
     assert answers == [good] * len(calls)
-    [note] = site.notes.glob("sbatch.[0-9]*")
-    assert note.read_text().splitlines() == site.submission()[1:]
+    notes = [note.read_text().splitlines() for note in site.notes.glob("sbatch.[0-9]*")]
+    assert sorted(notes) == sorted([site.submission()[1:], calls[-1][1:]])
     assert (site.notes / "sbatch.pwd").read_text() == "/\n"
 
 
@@ -145,6 +149,15 @@ REFUSED = {
     "an argument too long": ["squeue", "--name=" + "a," * 70000 + "a"],
     "numbers": ["squeue", 1],
     "no list": "squeue --me",
+    "a trial without a script": TRIAL,
+    "a trial of a script of its own": [*TRIAL, "--wrap=id"],
+    "a trial of a file": [*TRIAL, "/etc/passwd"],
+    "a trial that is none": ["sbatch", "--nodes=1", "--wrap=:"],
+    "a trial that comes late": ["sbatch", "--nodes=1", "--test-only", "--wrap=:"],
+    "a trial with an output": [*TRIAL, "--output=/tmp/x", "--wrap=:"],
+    "a trial as somebody": [*TRIAL, "--uid=0", "--wrap=:"],
+    "a trial with a space": [*TRIAL, "--account=a b", "--wrap=:"],
+    "a trial and an end of line": [*TRIAL, "--wrap=:\n"],
 }
 
 

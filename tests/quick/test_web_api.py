@@ -79,6 +79,16 @@ def test_the_key_opens_the_files_as_well(portal: WebPortal) -> None:
     assert program.get(path).status_code == 404
 
 
+@pytest.mark.parametrize("header", [{"Origin": "https://evil.example"}, {"Sec-Fetch-Site": "cross-site"}])
+def test_a_page_of_another_site_may_not_send_jobs_in(unspoilt: WebPortal, header: dict[str, str]) -> None:
+    fields = {"application": "slow_div", "x": "8", "y": "2", "email": EMAIL}
+    response = unspoilt.app.test_client().post(
+        "/api/v1/jobs", data=fields, content_type="multipart/form-data", headers=header
+    )
+    assert_problem(response, 403)
+    assert unspoilt.job_folders() == []
+
+
 def test_cookies_count_for_nothing(portal: WebPortal) -> None:
     job_id = portal.job()
     assert_problem(portal.browser.get(f"/api/v1/jobs/{job_id}"), 404)

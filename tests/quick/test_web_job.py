@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from portal.jobs.keys import Purpose
+from portal.jobs.models import SchedulerHealth
 from portal.jobs.states import FailureReason, JobState
 from portal.people.sessions import LIFETIME
 from tests.web_portal import WebPortal, make_everything, make_portal
@@ -249,6 +250,30 @@ def test_what_the_footer_and_the_banner_say(portal: WebPortal) -> None:
     portal.hear_from_scheduler()
     portal.clock.advance(3600)
     assert "The scheduler has not been asked since" in page_of(portal, job_id)
+
+
+def test_the_banner_names_the_problem_in_plain_words_while_jobs_are_taken_in(portal: WebPortal) -> None:
+    portal.hear_from_scheduler(silent_since=portal.clock.now)
+    with portal.parts.database.writing() as session:
+        session.get_one(SchedulerHealth, 1).detail = "The cluster cannot be reached at the moment."
+    page = page_of(portal, portal.job())
+    assert "The scheduler has not answered since" in page
+    assert "The cluster cannot be reached at the moment." in page
+
+
+def test_the_raw_words_stand_beneath_the_sentence_and_the_expected_start_by_the_line_of_time(portal: WebPortal) -> None:
+    job_id = portal.job()
+    waiting = (JobState.SUBMITTING, JobState.QUEUED)
+    expected = portal.clock.now + timedelta(hours=2)
+    portal.move(job_id, *waiting, reason=None, raw_state="PENDING", expected_start_at=expected)
+    page = page_of(portal, job_id)
+    assert "says:" not in page
+    assert re.search(rf'expected to start <time datetime="{re.escape(expected.isoformat())}"', page)
+    facts = {"raw_state": "NODE_FAIL", "node": "node<1>", "scheduler_id": "17"}
+    portal.move(job_id, JobState.RUNNING, JobState.FAILED, reason=FailureReason.NODE_FAILURE, **facts)
+    page = page_of(portal, job_id)
+    assert '<p class="says soft">The scheduler says: NODE_FAIL, node&lt;1&gt;, job 17</p>' in page
+    assert "expected to start" not in page
 
 
 def test_results_leads_to_the_page(portal: WebPortal) -> None:

@@ -1,30 +1,29 @@
 """Tests against a real Slurm: its fixtures, and what it looked like when a test failed."""
 
-from collections.abc import Generator
 from pathlib import Path
 
 import pytest
 
-from tests.slurm_cluster import SlurmCluster, slurm, slurm_session
+from tests.slurm_cluster import (
+    USES_SLURM,
+    pytest_runtest_makereport,
+    slurm,
+    slurm_session,
+)
 
-__all__ = ["slurm", "slurm_session"]
+__all__ = ["pytest_runtest_makereport", "slurm", "slurm_session"]
 
-# A test may have to wait for another worker's, and for the cluster to come up.
+# With a cluster of its own, which has to come up first.
 _TIMEOUT_SECONDS = 300
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """More time than other tests get."""
+    """More time than other tests get, and one worker for all that share the cluster."""
     for item in items:
-        if Path(__file__).parent in item.path.parents and item.get_closest_marker("timeout") is None:
+        if Path(__file__).parent not in item.path.parents:
+            continue
+        if "slurm" in getattr(item, "fixturenames", ()):
+            for mark in USES_SLURM:
+                item.add_marker(mark)
+        else:
             item.add_marker(pytest.mark.timeout(_TIMEOUT_SECONDS))
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Put nodes, queue, accounting and logs under a failure."""
-    report = yield
-    cluster = getattr(item, "funcargs", {}).get("slurm")
-    if report.failed and isinstance(cluster, SlurmCluster):
-        report.sections.append(("The Slurm cluster", cluster.diagnostics()))
-    return report

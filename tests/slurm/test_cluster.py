@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.slurm_cluster import JOBS_ACCOUNT, SlurmCluster, new_cluster, skip_unless_possible
+from tests.slurm_cluster import JOBS_ACCOUNT, SlurmCluster, new_cluster, own_cluster, skip_unless_possible
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.daemon
@@ -56,16 +56,23 @@ def test_the_jobs_folder_is_as_at_a_real_site(slurm: SlurmCluster) -> None:
     assert slurm.run("ls", str(slurm.jobs_dir)).returncode == 0
 
 
-def test_a_dead_node_fails_its_job_and_works_again_once_revived(slurm: SlurmCluster) -> None:
-    job = slurm.submit("sleep 300", "--no-requeue", "--nodelist=node2")
-    slurm.wait_for_state(job, "RUNNING")
-    slurm.kill_node("node2")
-    assert not _processes_of(slurm, job)
-    slurm.wait_for_state(job, "NODE_FAIL", seconds=60)
-    slurm.revive_node("node2")
-    slurm.wait_for_node("node2", "idle", seconds=60)
-    after = slurm.submit("true", "--nodelist=node2")
-    slurm.wait_for_state(after, "COMPLETED")
+@pytest.fixture
+def impatient() -> Iterator[SlurmCluster]:
+    """A cluster of its own that soon calls a silent node dead, where the shared one is patient."""
+    with own_cluster("impatient", "--nodes", "2", "--no-ssh", slurmd_timeout_seconds=5) as cluster:
+        yield cluster
+
+
+def test_a_dead_node_fails_its_job_and_works_again_once_revived(impatient: SlurmCluster) -> None:
+    job = impatient.submit("sleep 300", "--no-requeue", "--nodelist=node2")
+    impatient.wait_for_state(job, "RUNNING")
+    impatient.kill_node("node2")
+    assert not _processes_of(impatient, job)
+    impatient.wait_for_state(job, "NODE_FAIL", seconds=60)
+    impatient.revive_node("node2")
+    impatient.wait_for_node("node2", "idle", seconds=60)
+    after = impatient.submit("true", "--nodelist=node2")
+    impatient.wait_for_state(after, "COMPLETED")
 
 
 def test_killing_a_node_with_now_fails_its_job_at_once(slurm: SlurmCluster) -> None:
@@ -76,12 +83,12 @@ def test_killing_a_node_with_now_fails_its_job_at_once(slurm: SlurmCluster) -> N
     assert slurm.run("sinfo", "-h", "-n", "node1", "-p", "main", "-o", "%E").stdout.strip() == "node crashed"
 
 
-def test_a_node_that_boots_before_it_was_missed_fails_its_job_too(slurm: SlurmCluster) -> None:
-    job = slurm.submit("sleep 300", "--no-requeue", "--nodelist=node1")
-    slurm.wait_for_state(job, "RUNNING")
-    slurm.kill_node("node1")
-    slurm.revive_node("node1")
-    slurm.wait_for_state(job, "NODE_FAIL", seconds=30)
+def test_a_node_that_boots_before_it_was_missed_fails_its_job_too(impatient: SlurmCluster) -> None:
+    job = impatient.submit("sleep 300", "--no-requeue", "--nodelist=node1")
+    impatient.wait_for_state(job, "RUNNING")
+    impatient.kill_node("node1")
+    impatient.revive_node("node1")
+    impatient.wait_for_state(job, "NODE_FAIL", seconds=30)
 
 
 def test_a_job_outlives_slurmctld(slurm: SlurmCluster) -> None:

@@ -30,7 +30,7 @@ from portal.schedulers.helper import Helper
 from portal.schedulers.slurm_scheduler import SlurmScheduler
 from portal.schedulers.ssh import SshRunner, SshTarget
 from tests.fake_clock import FakeClock
-from tests.slurm_cluster import JOBS_ACCOUNT, SlurmCluster, new_cluster, skip_unless_possible
+from tests.slurm_cluster import JOBS_ACCOUNT, SlurmCluster, own_cluster
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.daemon
@@ -201,6 +201,7 @@ def test_two_hundred_at_once(bench: Bench) -> None:
     )
 
 
+@pytest.mark.parametrize("bench", ["slurm"], indirect=True)
 def test_without_a_controller_nothing_is_known_and_nothing_lost(bench: Bench) -> None:
     handle = bench.submit("sleep 300")
     bench.wait_for(handle, SchedulerState.RUNNING)
@@ -247,22 +248,6 @@ def test_without_munge_a_submission_is_in_doubt(bench: Bench) -> None:
     assert bench.see(handle).state.is_alive
 
 
-def test_a_dead_node_is_a_node_failure(bench: Bench) -> None:
-    handle = bench.submit("sleep 300", exclude_nodes=("node1", "node3"))
-    bench.wait_for(handle, SchedulerState.RUNNING)
-    bench.cluster.kill_node("node2", now=True)
-    seen = bench.wait_for(handle, SchedulerState.NODE_FAILURE, 60)
-    assert (seen.raw_state, seen.node, seen.exit_code) == ("NODE_FAIL", "node2", None)
-
-
-@pytest.mark.parametrize("bench", ["slurm"], indirect=True)
-def test_a_time_limit_is_one(bench: Bench) -> None:
-    """Over a minute: Slurm's limits are whole minutes, and are looked at twice in one."""
-    handle = bench.submit("sleep 300", time_limit_minutes=1)
-    seen = bench.wait_for(handle, SchedulerState.TIME_LIMIT, 150)
-    assert (seen.raw_state, seen.exit_code, seen.signal) == ("TIMEOUT", None, None)
-
-
 def test_scripts_of_others_and_helpers_of_other_folders_are_refused(bench: Bench, tmp_path: Path) -> None:
     spec = bench.spec("true")
     spec.script.unlink()
@@ -271,18 +256,6 @@ def test_scripts_of_others_and_helpers_of_other_folders_are_refused(bench: Bench
     assert isinstance(answer, Deferred)
     assert "refused" in answer.reason
     assert bench.scheduler.find([spec.name]) == {spec.name: Absent()}
-
-
-@contextmanager
-def own_cluster(name: str, *options: str) -> Iterator[SlurmCluster]:
-    skip_unless_possible()
-    cluster = new_cluster(f"{name}-{os.getpid()}")
-    try:
-        cluster.up("--nodes", "1", "--no-install", *options)
-        cluster.make_jobs_dir()
-        yield cluster
-    finally:
-        cluster.remove()
 
 
 def forget_everything(cluster: SlurmCluster) -> None:
@@ -296,7 +269,7 @@ def forget_everything(cluster: SlurmCluster) -> None:
 def test_what_left_the_queue_is_in_accounting_and_ids_are_given_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MIN_JOB_AGE", "2")
     monkeypatch.setenv("SLURM_CONF", "")
-    with own_cluster("left-the-queue", "--no-ssh") as cluster, opened(cluster, "slurm") as bench:
+    with own_cluster("left-the-queue", "--nodes", "1", "--no-ssh") as cluster, opened(cluster, "slurm") as bench:
         old = bench.submit("exit 7")
         lost = bench.submit("sleep 300")
         bench.wait_for(lost, SchedulerState.RUNNING)
@@ -320,7 +293,10 @@ def test_what_left_the_queue_is_in_accounting_and_ids_are_given_again(monkeypatc
 
 def test_a_cluster_without_accounting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_CONF", "")
-    with own_cluster("no-accounting", "--no-ssh", "--no-accounting") as cluster, opened(cluster, "slurm") as bench:
+    with (
+        own_cluster("no-accounting", "--nodes", "1", "--no-ssh", "--no-accounting") as cluster,
+        opened(cluster, "slurm") as bench,
+    ):
         handle = bench.submit("exit 7")
         assert bench.wait_for(handle, SchedulerState.FAILED).exit_code == 7
         assert bench.see(STRANGER).state is SchedulerState.NOT_FOUND

@@ -1,0 +1,72 @@
+"""One site per test, of the kind that the test is run for."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from tests.contract.cut import Wire, wire_to
+from tests.contract.sites import LocalSite, Site, SlurmSite, SshSite
+from tests.slurm_cluster import SlurmCluster, own_cluster, pytest_runtest_makereport, slurm, slurm_session
+
+__all__ = ["pytest_runtest_makereport", "slurm", "slurm_session"]
+
+SiteT = TypeVar("SiteT", bound=Site)
+
+
+@contextmanager
+def _closing(site: SiteT) -> Iterator[SiteT]:
+    try:
+        yield site
+    finally:
+        site.close()
+
+
+@contextmanager
+def _open_folder(cluster: SlurmCluster) -> Iterator[Path]:
+    """A folder that the accounts of a real site can reach: pytest's own are closed to others."""
+    folder = Path(tempfile.mkdtemp(prefix="site-", dir=cluster.home))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
+@pytest.fixture
+def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
+    """A portal on the scheduler of `request.param`."""
+    if request.param == "local":
+        with _closing(LocalSite(tmp_path)) as local:
+            yield local
+        return
+    if request.param == "slurm-alone":
+        # It takes so long that the others should not wait for it.
+        with (
+            own_cluster("alone", "--nodes", "1", "--no-ssh") as own,
+            _open_folder(own) as folder,
+            _closing(SlurmSite(folder, own)) as alone,
+        ):
+            yield alone
+        return
+    cluster: SlurmCluster = request.getfixturevalue("slurm")
+    kind = SlurmSite if request.param == "slurm" else SshSite
+    with _open_folder(cluster) as folder, _closing(kind(folder, cluster)) as site:
+        yield site
+
+
+@pytest.fixture
+def wire(slurm: SlurmCluster) -> Iterator[Wire]:
+    """The wire to the cluster's sshd."""
+    with wire_to(slurm.ssh_port) as wire:
+        yield wire
+
+
+@pytest.fixture
+def wired_site(slurm: SlurmCluster, wire: Wire) -> Iterator[SshSite]:
+    """A portal whose connection goes over `wire`."""
+    with _open_folder(slurm) as folder, _closing(SshSite(folder, slurm, wire.port)) as site:
+        yield site

@@ -1,0 +1,86 @@
+"""A wire that can be cut: a TCP port that leads to another one."""
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+
+class Wire:
+    """Carries connections to a port of this machine, until it is cut; the next ones are carried again.
+
+    Once so many bytes have gone in, it lets no answer out, so that it can be cut while one is awaited.
+    """
+
+    def __init__(self, target_port: int) -> None:
+        self._target_port = target_port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._ends: list[socket.socket] = []
+        self._silent_after: int | None = None
+        self._carried = 0
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def silence_after(self, number_of_bytes: int) -> None:
+        """Let no answer out once so many bytes have gone in."""
+        self._silent_after = number_of_bytes
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether answers are held back now."""
+        return self._silent_after is not None and self._carried >= self._silent_after
+
+    def cut(self) -> None:
+        """Break every connection that is open now, in the middle of whatever it carries; the next ones are whole."""
+        self._silent_after = None
+        for end in self._ends:
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+        self._ends.clear()
+
+    def close(self) -> None:
+        """Cut, and carry nothing more."""
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self.cut()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                near, _ = self._listener.accept()
+                try:
+                    far = socket.create_connection(("127.0.0.1", self._target_port))
+                except OSError:
+                    near.close()
+                    continue
+                self._ends += [near, far]
+                for source, sink, is_answer in ((near, far, False), (far, near, True)):
+                    threading.Thread(target=self._carry, args=(source, sink, is_answer), daemon=True).start()
+
+    def _carry(self, source: socket.socket, sink: socket.socket, is_answer: bool) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                if not is_answer:
+                    self._carried += len(data)
+                elif self.is_silent:
+                    continue
+                sink.sendall(data)
+        _close_both(source, sink)
+
+
+def _close_both(source: socket.socket, sink: socket.socket) -> None:
+    for end in (source, sink):
+        with suppress(OSError):
+            end.shutdown(socket.SHUT_RDWR)
+    source.close()
+
+
+@contextmanager
+def wire_to(port: int) -> Iterator[Wire]:
+    """A wire to a port of this machine."""
+    wire = Wire(port)
+    try:
+        yield wire
+    finally:
+        wire.close()
