@@ -47,7 +47,7 @@ def fill_in(page: Page, x: str, y: str, email: str = "ann@example.org") -> None:
 def submit(page: Page) -> str:
     """Press the button; the id of the job whose page comes up."""
     page.get_by_role("button", name="Divide").click()
-    page.wait_for_url(re.compile("/jobs/[a-z]{8}$"))
+    expect(page).to_have_url(re.compile("/jobs/[a-z]{8}$"), timeout=ANSWER_MILLISECONDS)
     return page.url.rpartition("/")[2]
 
 
@@ -98,7 +98,7 @@ def test_a_double_click_makes_one_job(page: Page, running_portal: RunningPortal)
     assert box is not None
     # With the mouse itself: the second click lands wherever the first has led to.
     page.mouse.dblclick(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-    page.wait_for_url(re.compile("/jobs/[a-z]{8}$"))
+    expect(page).to_have_url(re.compile("/jobs/[a-z]{8}$"), timeout=ANSWER_MILLISECONDS)
     made = set((running_portal.data / "jobs").glob("job-*")) - before
     assert len(made) == 1
 
@@ -134,7 +134,7 @@ def test_the_mailed_link_opens_the_page_in_another_browser(
     stranger.goto("/mail")
     stranger.get_by_role("link", name=re.compile(job_id)).click()
     stranger.get_by_role("link", name=f"{running_portal.url}/jobs/{job_id}").first.click()
-    stranger.wait_for_url(f"{running_portal.url}/jobs/{job_id}")
+    expect(stranger).to_have_url(f"{running_portal.url}/jobs/{job_id}", timeout=ANSWER_MILLISECONDS)
     expect(stranger.locator(".answer")).to_have_text("0")
     expect(stranger.get_by_role("button", name="Cancel")).to_have_count(0)
     other.close()
