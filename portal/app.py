@@ -2,6 +2,8 @@
 
 import shlex
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flask import Flask
 
@@ -16,21 +18,25 @@ from portal.errors import SettingsError
 from portal.jobs.acceptance import Acceptance
 from portal.jobs.directory import JobsFolder
 from portal.jobs.keys import Keys, load_or_make_secret
-from portal.jobs.node_files import current_helper, install_node_files
+from portal.jobs.node_files import NodeFiles, current_helper, install_node_files
 from portal.jobs.service import JobService
 from portal.jobs.store import has_jobs
 from portal.mail.outbox import OutboxSender, mail_domain
 from portal.mail.transport import transport_from_settings
 from portal.schedulers.base import Scheduler
-from portal.schedulers.commands import LocalRunner, Runner
+from portal.schedulers.commands import LocalRunner
 from portal.schedulers.helper import LOCAL_CALL_SECONDS, Helper
 from portal.schedulers.local import LocalScheduler
 from portal.schedulers.slurm_scheduler import SlurmScheduler
-from portal.settings import Settings, SshSection
+from portal.settings import SchedulerSection, Settings, SshSection
 from portal.shipped import shipped_dir
+from portal.transfer.folders import NodeFolders, SharedFolders
 from portal.web.context import Web
 from portal.web.misses import Misses
 from portal.web.site import make_site
+
+if TYPE_CHECKING:
+    from portal.schedulers.ssh import SshConnection
 
 
 @dataclass(frozen=True)
@@ -83,31 +89,79 @@ def _refuse_an_empty_folder(database: Database, folder: JobsFolder) -> None:
             )
 
 
+@dataclass(frozen=True)
+class Cluster:
+    """Where jobs run: who starts them, and where their files are."""
+
+    scheduler: Scheduler
+    nodes: NodeFolders
+
+    def close(self) -> None:
+        """Let go of connections; harmless when called twice."""
+        self.nodes.close()
+        self.scheduler.close()
+
+
+def build_cluster(parts: Parts) -> Cluster:
+    """What `scheduler.kind` names, with the node's files put into the jobs folder. Nothing is connected to yet.
+
+    Raises StorageError.
+    """
+    node_files = install_node_files(parts.settings.portal.jobs_dir, [shipped_dir("bin")])
+    if parts.settings.scheduler.kind == "slurm-ssh":
+        return _ssh_cluster(parts, node_files)
+    return Cluster(build_scheduler(parts), SharedFolders(parts.folder, node_files))
+
+
 def build_scheduler(parts: Parts) -> Scheduler:
-    """The backend that `scheduler.kind` names. Nothing is asked and nothing is connected to yet."""
+    """The backend that `scheduler.kind` names, alone. Nothing is asked and nothing is connected to yet."""
     settings = parts.settings.scheduler
     if settings.kind == "local":
         return LocalScheduler(parts.database, parts.clock)
-    jobs_dir = parts.settings.portal.jobs_dir
-    helper = [settings.node_python, "-I", str(current_helper(jobs_dir))]
     if settings.kind == "slurm":
-        local = LocalRunner([*settings.command_prefix, *helper])
-        return SlurmScheduler(Helper(local, jobs_dir, LOCAL_CALL_SECONDS), parts.clock)
-    return SlurmScheduler(
-        Helper(_ssh_runner(settings.ssh, helper), jobs_dir, settings.ssh.command_timeout_seconds),
-        parts.clock,
-        kind=settings.kind,
-    )
+        jobs_dir = parts.settings.portal.jobs_dir
+        runner = LocalRunner([*settings.command_prefix, *_helper_command(settings, jobs_dir)])
+        return SlurmScheduler(Helper(runner, jobs_dir, LOCAL_CALL_SECONDS), parts.clock)
+    return SlurmScheduler(_ssh_helper(parts, _ssh_connection(settings.ssh)), parts.clock, kind=settings.kind)
 
 
-def _ssh_runner(ssh: SshSection, helper: list[str]) -> Runner:
+def _ssh_cluster(parts: Parts, node_files: NodeFiles) -> Cluster:
+    settings = parts.settings.scheduler
+    connection = _ssh_connection(settings.ssh)
+    helper = _ssh_helper(parts, connection)
+    scheduler = SlurmScheduler(helper, parts.clock, kind=settings.kind)
+    if settings.ssh.remote_jobs_dir is None:
+        return Cluster(scheduler, SharedFolders(parts.folder, node_files))
+    from portal.transfer.session import SftpSession
+    from portal.transfer.sftp_folders import SftpFolders
+
+    session = SftpSession(connection, settings.ssh.command_timeout_seconds)
+    most_mib = parts.settings.limits.results_mib
+    return Cluster(scheduler, SftpFolders(session, settings.ssh.remote_jobs_dir, node_files, most_mib, helper.empty))
+
+
+def _helper_command(settings: SchedulerSection, jobs_dir: Path) -> list[str]:
+    return [settings.node_python, "-I", str(current_helper(jobs_dir))]
+
+
+def _ssh_helper(parts: Parts, connection: "SshConnection") -> Helper:
+    from portal.schedulers.ssh import SshRunner
+
+    settings = parts.settings.scheduler
+    jobs_dir = settings.ssh.remote_jobs_dir or parts.settings.portal.jobs_dir
+    runner = SshRunner(connection, shlex.join(_helper_command(settings, jobs_dir)))
+    return Helper(runner, jobs_dir, settings.ssh.command_timeout_seconds)
+
+
+def _ssh_connection(ssh: SshSection) -> "SshConnection":
     # Not at the top: it takes a while, and the web server never needs it.
-    from portal.schedulers.ssh import SshRunner, SshTarget
+    from portal.schedulers.ssh import SshConnection, SshTarget
 
     if ssh.host is None or ssh.user is None or ssh.key_file is None or ssh.known_hosts_file is None:
         raise SettingsError("scheduler.ssh: host, user, key_file and known_hosts_file are needed")
-    target = SshTarget(ssh.host, ssh.port, ssh.user, ssh.key_file, ssh.known_hosts_file, ssh.connect_timeout_seconds)
-    return SshRunner(target, shlex.join(helper))
+    return SshConnection(
+        SshTarget(ssh.host, ssh.port, ssh.user, ssh.key_file, ssh.known_hosts_file, ssh.connect_timeout_seconds)
+    )
 
 
 def build_dispatcher(parts: Parts) -> Dispatcher:
@@ -115,6 +169,7 @@ def build_dispatcher(parts: Parts) -> Dispatcher:
     settings = parts.settings
     site = site_facts(settings)
     leadership = Leadership(parts.database, parts.clock)
+    cluster = build_cluster(parts)
     dispatch = Dispatch(
         settings=settings,
         clock=parts.clock,
@@ -124,8 +179,8 @@ def build_dispatcher(parts: Parts) -> Dispatcher:
         keys=parts.keys,
         jobs=parts.jobs,
         leadership=leadership,
-        scheduler=build_scheduler(parts),
-        node_files=install_node_files(settings.portal.jobs_dir, [shipped_dir("bin")]),
+        scheduler=cluster.scheduler,
+        nodes=cluster.nodes,
         site=site,
     )
     return Dispatcher(dispatch, build_adoption(parts), build_outbox_sender(parts, leadership))

@@ -55,6 +55,12 @@ def _directive_value(text: str) -> str:
     return text
 
 
+def _path_there(path: Path) -> Path:
+    if not path.is_absolute() or ".." in path.parts or path == Path("/") or not str(path).isprintable():
+        raise ValueError("should be the absolute path of a folder on the cluster")
+    return path
+
+
 DirectiveValue = Annotated[str, AfterValidator(_directive_value)]
 """What may stand in a line for the scheduler in a batch script."""
 
@@ -108,8 +114,10 @@ class SshSection(_Section):
     known_hosts_file: Path | None = Field(None, description="The host keys that are accepted.")
     connect_timeout_seconds: float = Field(10, gt=0, description="Seconds to wait for a connection.")
     command_timeout_seconds: float = Field(30, gt=0, description="Seconds that one command may take.")
-    remote_jobs_dir: str | None = Field(
-        None, description="The jobs folder on the cluster, where none is shared; this version needs a shared one."
+    remote_jobs_dir: Annotated[Path, AfterValidator(_path_there)] | None = Field(
+        None,
+        description="The jobs folder on the cluster, where none is shared: job directories go there by SFTP, and "
+        "results come back.",
     )
 
 
@@ -182,6 +190,12 @@ class LimitsSection(_Section):
     )
     mails_per_hour_per_person: int = Field(60, ge=1, description="Messages to one address in an hour.")
     upload_mib: int = Field(32, ge=1, le=4096, description="MiB of one submission, files and text together.")
+    results_mib: int = Field(
+        1024,
+        ge=1,
+        description="MiB of one job's results that are brought from a cluster that shares no jobs folder; files that "
+        "go over it stay there, and the visitor is told which.",
+    )
     misses_per_minute_per_ip: int = Field(
         60, ge=1, description="Unknown or forbidden job ids that one network address may try in a minute."
     )
@@ -258,6 +272,11 @@ class Settings(BaseSettings):
         return all(is_loopback(host) for host in hosts)
 
     @property
+    def shares_no_files(self) -> bool:
+        """Whether the cluster has a jobs folder of its own."""
+        return self.scheduler.kind == "slurm-ssh" and self.scheduler.ssh.remote_jobs_dir is not None
+
+    @property
     def bind_host(self) -> str:
         """The host part of `portal.bind`, without brackets."""
         return self.portal.bind.rpartition(":")[0].strip("[]")
@@ -288,6 +307,11 @@ def _check_what_this_version_can_do(settings: Settings) -> None:
         raise ValueError("scheduler.kind: should be 'local', 'slurm' or 'slurm-ssh'; this version has no 'drmaa' yet")
     if settings.scheduler.kind == "slurm-ssh":
         _check_ssh(settings.scheduler.ssh)
+    if settings.shares_no_files and settings.mail.sent_by == "node":
+        raise ValueError(
+            "mail.sent_by: should be 'portal', since scheduler.ssh.remote_jobs_dir is set: whether a node has sent a "
+            "message would be known too late"
+        )
     if settings.portal.access != "open":
         raise ValueError("portal.access: should be 'open'; this version has no signing in yet")
 
@@ -296,10 +320,6 @@ def _check_ssh(ssh: SshSection) -> None:
     for name in ("host", "user", "key_file", "known_hosts_file"):
         if getattr(ssh, name) is None:
             raise ValueError(f"scheduler.ssh.{name}: is needed, since scheduler.kind is 'slurm-ssh'")
-    if ssh.remote_jobs_dir is not None:
-        raise ValueError(
-            "scheduler.ssh.remote_jobs_dir: this version needs a jobs folder that the cluster shares; leave it out"
-        )
 
 
 SectionT = TypeVar("SectionT", bound=_Section)

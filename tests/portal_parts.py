@@ -44,6 +44,7 @@ from portal.node.status_file import StatusFile
 from portal.schedulers.base import SchedulerState
 from portal.settings import LimitsSection, MailSection, PortalSection, SchedulerSection, Settings
 from portal.shipped import shipped_dir
+from portal.transfer.folders import SharedFolders
 from tests.fake_clock import FakeClock
 from tests.mail_bench import KeptMail
 from tests.scripted_scheduler import ScriptedScheduler
@@ -187,7 +188,7 @@ class Portal:
             jobs=self.jobs,
             leadership=Leadership(self.database, self.clock),
             scheduler=self.scheduler,
-            node_files=self.node_files,
+            nodes=SharedFolders(self.folder, self.node_files),
             site=site_facts(self.settings),
         )
 

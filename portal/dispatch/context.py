@@ -11,10 +11,10 @@ from portal.dispatch.leadership import Leadership
 from portal.jobs.directory import AttemptDirectory, JobsFolder
 from portal.jobs.keys import Keys
 from portal.jobs.models import Attempt
-from portal.jobs.node_files import NodeFiles
 from portal.jobs.service import JobService
 from portal.schedulers.base import Handle, Scheduler
 from portal.settings import Settings
+from portal.transfer.folders import NodeFolders
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,8 @@ class Dispatch:
     jobs: JobService
     leadership: Leadership
     scheduler: Scheduler
-    node_files: NodeFiles
+    nodes: NodeFolders
+    """The jobs folder as the compute nodes have it."""
     site: Mapping[str, object]
     """What applications' templates may use of the site."""
 

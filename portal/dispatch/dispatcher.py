@@ -16,6 +16,7 @@ from portal.dispatch.evidence import Hearts
 from portal.dispatch.polling import Memory, correct_late, poll
 from portal.dispatch.reconciliation import reconcile
 from portal.dispatch.submission import submit_accepted
+from portal.dispatch.tidying import tidy_nodes
 from portal.dispatch.wishes import Wishes
 from portal.errors import PortalError, StaleEpochError
 from portal.mail.outbox import OutboxSender
@@ -28,6 +29,7 @@ ADOPT_EVERY_SECONDS = 60.0
 MAIL_STOP_SECONDS = 5.0
 """What a message under way gets at a stop. One that is cut off goes out again, with the same Message-ID."""
 CORRECT_EVERY_SECONDS = 30.0
+TIDY_EVERY_SECONDS = 600.0
 
 
 class Dispatcher:
@@ -58,6 +60,7 @@ class Dispatcher:
         finally:
             mail_stop.set()
             mail.join(MAIL_STOP_SECONDS)
+            self._dispatch.nodes.close()
             self._dispatch.scheduler.close()
             leadership.release()
             log.info("dispatcher stopped", epoch=leadership.epoch)
@@ -73,6 +76,7 @@ class Dispatcher:
         self._every(dispatch.settings.scheduler.poll_seconds, "poll", lambda: poll(dispatch, self._memory))
         self._every(CORRECT_EVERY_SECONDS, "correction", lambda: correct_late(dispatch))
         self._every(ADOPT_EVERY_SECONDS, "adoption", self._adopt)
+        self._every(TIDY_EVERY_SECONDS, "tidying", lambda: tidy_nodes(dispatch))
 
     def _reconcile(self) -> None:
         mended = reconcile(self._dispatch)

@@ -8,7 +8,7 @@ from sqlalchemy import or_, select
 
 from portal.dispatch.answers import look_again_later, record_submitted, take_back
 from portal.dispatch.context import Dispatch
-from portal.dispatch.evidence import read_evidence
+from portal.dispatch.evidence import gather_evidence
 from portal.dispatch.isolation import kept_apart
 from portal.dispatch.polling import Memory, look_at
 from portal.jobs.models import Attempt, Job
@@ -38,6 +38,7 @@ def resolve_doubts(dispatch: Dispatch, memory: Memory) -> int:
         ).all()
     if not doubtful:
         return 0
+    dispatch.nodes.begin_round()
     answers = dispatch.scheduler.find([attempt.scheduler_name for _, attempt in doubtful])
     for job, attempt in doubtful:
         with kept_apart(attempt.scheduler_name):
@@ -51,8 +52,8 @@ def _settle(dispatch: Dispatch, memory: Memory, job: Job, attempt: Attempt, answ
         _adopt_handle(dispatch, job, attempt, answer.handles)
         return
     if isinstance(answer, Absent) and _lost_call_is_over(dispatch, attempt):
-        claim = read_evidence(dispatch.attempt_directory(attempt), attempt).claim
-        if claim is None or claim.by == "dispatcher":
+        evidence = gather_evidence(dispatch, attempt)
+        if evidence is not None and (evidence.claim is None or evidence.claim.by == "dispatcher"):
             take_back(dispatch, job, attempt)
             return
         # It has been started (by hand, or by a scheduler that has forgotten it): what the node wrote decides.
@@ -66,7 +67,8 @@ def _adopt_handle(dispatch: Dispatch, job: Job, attempt: Attempt, handles: Seque
     As long as nobody has the claim all of them stay: whichever is cancelled might start in this very moment. The
     others exit when they find the claim taken, and polling follows it.
     """
-    claim = read_evidence(dispatch.attempt_directory(attempt), attempt).claim
+    evidence = gather_evidence(dispatch, attempt)
+    claim = evidence.claim if evidence is not None else None
     kept = choose_handle(handles, claim)
     spare = [handle for handle in handles if handle != kept]
     record_submitted(dispatch, job, attempt, kept, "Found in the scheduler by its name")

@@ -3,11 +3,11 @@
 import os
 import socket
 from dataclasses import dataclass
-from datetime import datetime
 
 import structlog
 
 from portal.clock import Clock, utc_text
+from portal.dispatch.context import Dispatch
 from portal.jobs.directory import AttemptDirectory
 from portal.jobs.job_files import read_job_file
 from portal.jobs.models import Attempt
@@ -34,6 +34,18 @@ class NodeEvidence:
         return self.status is not None and self.status.succeeded is not None
 
 
+def gather_evidence(dispatch: Dispatch, attempt: Attempt, *, has_ended: bool = False) -> NodeEvidence | None:
+    """What the node wrote, as it is now; None where it is still on its way here: nothing may be concluded.
+
+    `has_ended` says that the scheduler knows of the end, whatever the status file says. Raises NodesUnreachableError,
+    and OSError where this machine's disk refuses.
+    """
+    directory = dispatch.attempt_directory(attempt)
+    if not dispatch.nodes.bring(directory, everything=has_ended):
+        return None
+    return read_evidence(directory, attempt)
+
+
 def read_evidence(directory: AttemptDirectory, attempt: Attempt) -> NodeEvidence:
     """The claim and the status file, each None where it is missing, unreadable, or not of this attempt."""
     _list_folder(directory)
@@ -41,10 +53,11 @@ def read_evidence(directory: AttemptDirectory, attempt: Attempt) -> NodeEvidence
     return NodeEvidence(claim, _read_status(directory, attempt))
 
 
-def take_claim(directory: AttemptDirectory, attempt: Attempt, now: datetime) -> bool:
+def take_claim(dispatch: Dispatch, attempt: Attempt) -> bool:
     """Take the right to start the attempt away from any late wrapper. True where it is the dispatcher's now.
 
-    A claim that a dispatcher took before counts as taken. Raises OSError where that could not be written down.
+    A claim that a dispatcher took before counts as taken. Raises OSError where that could not be written down, and
+    NodesUnreachableError.
     """
     own = Claim(
         by="dispatcher",
@@ -52,12 +65,12 @@ def take_claim(directory: AttemptDirectory, attempt: Attempt, now: datetime) -> 
         name=attempt.scheduler_name,
         host=socket.gethostname(),
         pid=os.getpid(),
-        at=utc_text(now),
+        at=utc_text(dispatch.now()),
     )
-    if claims.take(str(directory.work), own):
+    if dispatch.nodes.take_claim(dispatch.attempt_directory(attempt), own):
         return True
-    existing = _read_claim(directory, attempt)
-    return existing is not None and existing.by == "dispatcher"
+    evidence = gather_evidence(dispatch, attempt)
+    return evidence is not None and evidence.claim is not None and evidence.claim.by == "dispatcher"
 
 
 class Hearts:

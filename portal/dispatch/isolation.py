@@ -6,16 +6,20 @@ from contextlib import contextmanager
 import structlog
 
 from portal.errors import PortalError, StaleEpochError
+from portal.transfer.folders import NodesUnreachableError
 
 log = structlog.get_logger()
 
 
 @contextmanager
 def kept_apart(name: str) -> Iterator[None]:
-    """Log what goes wrong inside, to be tried again in a later round; only StaleEpochError ends the round."""
+    """Log what goes wrong inside, to be tried again in a later round.
+
+    Only StaleEpochError ends the round, and NodesUnreachableError, with which nobody else would fare better.
+    """
     try:
         yield
-    except StaleEpochError:
+    except (StaleEpochError, NodesUnreachableError):
         raise
     except (PortalError, OSError) as error:
         log.warning("cannot be settled yet", name=name, error=str(error))

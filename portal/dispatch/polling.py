@@ -1,6 +1,6 @@
 """From QUEUED to an end: one look at the scheduler for all that is in it, then at the evidence of what has moved."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -11,7 +11,7 @@ from portal.clock import parse_utc_text
 from portal.dispatch.answers import follow_claim
 from portal.dispatch.context import Dispatch, handle_of
 from portal.dispatch.decide import Alive, AttemptFacts, Ended, Unchanged, Verdict, decide
-from portal.dispatch.evidence import Hearts, NodeEvidence, read_evidence, take_claim
+from portal.dispatch.evidence import Hearts, NodeEvidence, gather_evidence, take_claim
 from portal.dispatch.isolation import kept_apart
 from portal.dispatch.publication import publish_end
 from portal.errors import SchedulerError
@@ -19,7 +19,8 @@ from portal.jobs.models import Attempt, Job, SchedulerHealth
 from portal.jobs.states import CORRECTABLE_REASONS, FailureReason, JobState
 from portal.jobs.store import Change, change_state
 from portal.node.claim import Claim
-from portal.schedulers.base import Health, Observation, SchedulerState
+from portal.schedulers.base import Handle, Health, Observation, SchedulerState
+from portal.transfer.folders import NodesUnreachableError
 
 log = structlog.get_logger()
 
@@ -38,6 +39,7 @@ class Memory:
     hearts: Hearts
     seen: dict[str, SchedulerState] = field(default_factory=dict)
     """What the scheduler last said of each attempt, by scheduler name."""
+    rounds: int = 0
 
 
 def poll(dispatch: Dispatch, memory: Memory) -> bool:
@@ -51,15 +53,30 @@ def poll(dispatch: Dispatch, memory: Memory) -> bool:
         log.warning("the scheduler does not answer", error=str(error))
         store_health(dispatch, Health(ok=False, detail=error.visitor_message))
         return False
-    store_health(dispatch, dispatch.scheduler.health())
-    for job, attempt in pairs:
-        handle = handles[attempt.scheduler_name]
+    health = dispatch.scheduler.health()
+    try:
+        _look_at_all(dispatch, memory, pairs, observations)
+    except NodesUnreachableError as error:
+        log.warning("the nodes' files cannot be reached", error=str(error))
+        health = Health(ok=False, detail=error.visitor_message)
+    store_health(dispatch, health)
+    memory.seen = {name: state for name, state in memory.seen.items() if name in handles}
+    return health.ok
+
+
+def _look_at_all(
+    dispatch: Dispatch, memory: Memory, pairs: Sequence[Pair], observations: Mapping[Handle, Observation]
+) -> None:
+    dispatch.nodes.begin_round()
+    # Where files have to be carried, a round may end before everybody's turn: each begins with another one.
+    first = memory.rounds % len(pairs) if pairs else 0
+    memory.rounds += 1
+    for job, attempt in [*pairs[first:], *pairs[:first]]:
+        handle = handle_of(attempt)
         if handle is not None:
             with kept_apart(attempt.scheduler_name):
                 observation = observations.get(handle, Observation(SchedulerState.UNKNOWN))
                 look_at(dispatch, memory, job, attempt, observation)
-    memory.seen = {name: state for name, state in memory.seen.items() if name in handles}
-    return True
 
 
 def correct_late(dispatch: Dispatch) -> int:
@@ -78,6 +95,7 @@ def correct_late(dispatch: Dispatch) -> int:
             ).all()
         )
     corrected = 0
+    dispatch.nodes.begin_round()
     for job, attempt in given_up:
         with kept_apart(attempt.scheduler_name):
             corrected += _correct(dispatch, job, attempt)
@@ -85,7 +103,8 @@ def correct_late(dispatch: Dispatch) -> int:
 
 
 def _correct(dispatch: Dispatch, job: Job, attempt: Attempt) -> bool:
-    status = read_evidence(dispatch.attempt_directory(attempt), attempt).status
+    evidence = gather_evidence(dispatch, attempt)
+    status = evidence.status if evidence is not None else None
     if status is None or status.succeeded is None:
         return False
     if status.succeeded:
@@ -135,8 +154,10 @@ def look_at(dispatch: Dispatch, memory: Memory, job: Job, attempt: Attempt, obse
     if not _is_news(dispatch, memory, attempt, observation):
         return
     directory = dispatch.attempt_directory(attempt)
-    evidence = read_evidence(directory, attempt)
     has_ended = observation.state.is_final or observation.state is SchedulerState.NOT_FOUND
+    evidence = gather_evidence(dispatch, attempt, has_ended=has_ended)
+    if evidence is None:
+        return
     heart_has_stopped = has_ended and memory.hearts.has_stopped(directory, attempt, dispatch.grace_seconds)
     claim = evidence.claim
     if claim is not None and _is_of_another_job(attempt, claim):
@@ -211,8 +232,7 @@ def _apply(
             _store_alive(dispatch, job, attempt, observation, evidence, verdict)
         case Ended(needs_claim=needs_claim, still_waits=still_waits):
             # Where a wrapper took the claim in this very moment, nothing has ended: look again at the next poll.
-            directory = dispatch.attempt_directory(attempt)
-            is_over = not needs_claim or take_claim(directory, attempt, dispatch.now())
+            is_over = not needs_claim or take_claim(dispatch, attempt)
             if is_over and (not still_waits or _cancel(dispatch, attempt)):
                 publish_end(dispatch, job, attempt, verdict, observation=observation, status=evidence.status)
 

@@ -5,7 +5,7 @@ that is not the one that counts any more publishes nothing.
 """
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -77,6 +77,7 @@ def publish_end(
     """
     dispatch.leadership.require()
     application = dispatch.jobs.application_of_job(job.application)
+    ended = _with_shortfall(dispatch, attempt, ended)
     facts = _facts(dispatch, attempt, ended, observation, status, reason)
     answer = _find_answer(dispatch.attempt_directory(attempt), application) if _is_success(ended) else None
     reopens = not corrects and _reopens(dispatch, job, ended, application)
@@ -102,6 +103,14 @@ def publish_end(
         detail=ended.detail,
         new_attempt=reopens,
     )
+
+
+def _with_shortfall(dispatch: Dispatch, attempt: Attempt, ended: Ended) -> Ended:
+    """The end, with a word of what was not brought from the cluster."""
+    shortfall = dispatch.nodes.shortfall(dispatch.attempt_directory(attempt))
+    if shortfall is None:
+        return ended
+    return replace(ended, warning=" ".join(word for word in (ended.warning, shortfall) if word))
 
 
 def _write_files(dispatch: Dispatch, job: Job, attempt: Attempt, end: _End) -> None:

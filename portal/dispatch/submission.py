@@ -30,12 +30,14 @@ from portal.jobs.store import Change, change_state
 from portal.mail.outbox import prepare_node_mail
 from portal.node import claim as claims
 from portal.schedulers.base import Deferred, InDoubt, JobSpec, Rejected, SubmitAnswer, Submitted
+from portal.transfer.folders import Delivery, NodesUnreachableError
 
 log = structlog.get_logger()
 
 BATCH = 100
 """Attempts that go in with one call; between two batches everything else gets its turn."""
 UNWRITABLE = "its files cannot be written at the moment"
+UNWRITABLE_ON_NODES = "its files cannot be written on the cluster at the moment"
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ def submit_accepted(dispatch: Dispatch) -> int:
     if chosen:
         dispatch.leadership.require()
     prepared = [ready for job, attempt in chosen if (ready := _prepare(dispatch, job, attempt)) is not None]
-    intended = _commit_intents(dispatch, prepared)
+    intended = _commit_intents(dispatch, _send(dispatch, prepared))
     if not intended:
         return 0
     answers = dispatch.scheduler.submit([ready.spec for ready in intended])
@@ -148,7 +150,8 @@ def _plan(
         scheduler_name=attempt.scheduler_name,
         application=application,
         rendered_program=render_program(application, dispatch.site),
-        node_files=dispatch.node_files,
+        folder_on_nodes=dispatch.nodes.folder,
+        node_files=dispatch.nodes.node_files,
         node_python=dispatch.settings.scheduler.node_python,
         heartbeat_seconds=dispatch.heartbeat_seconds,
         passed_on={name: os.environ[name] for name in application.environment.pass_ if name in os.environ},
@@ -160,7 +163,7 @@ def _plan(
 
 
 def _spec(dispatch: Dispatch, application: Application, job: Job, attempt: Attempt) -> JobSpec:
-    files = dispatch.attempt_directory(attempt)
+    files = dispatch.nodes.folder.job(job.job_id).attempt(attempt.number)
     site = dispatch.settings.scheduler
     return JobSpec(
         name=attempt.scheduler_name,
@@ -175,6 +178,31 @@ def _spec(dispatch: Dispatch, application: Application, job: Job, attempt: Attem
         qos=site.qos,
         gres=application.resources.gres,
     )
+
+
+def _send(dispatch: Dispatch, prepared: Sequence[Prepared]) -> list[Prepared]:
+    """Bring them to the nodes; those that are there. The others stay accepted, and are tried again."""
+    if not prepared:
+        return []
+    dispatch.nodes.begin_round()
+    try:
+        answers = dispatch.nodes.send([(dispatch.folder.job(one.job.job_id), one.directory) for one in prepared])
+    except NodesUnreachableError as error:
+        for ready in prepared:
+            put_off(dispatch, ready.attempt, error.visitor_message, log_detail=error.log_detail)
+        return []
+    sent = []
+    for ready, answer in zip(prepared, answers, strict=True):
+        match answer.delivery:
+            case Delivery.THERE:
+                sent.append(ready)
+            case Delivery.CLAIMED:
+                doubt(dispatch, ready.job, ready.attempt, "It has been started on the cluster, and is looked up.")
+            case Delivery.REFUSED:
+                put_off(dispatch, ready.attempt, UNWRITABLE_ON_NODES, log_detail=answer.problem)
+            case Delivery.NOT_YET:
+                pass  # it goes on in the next round
+    return sent
 
 
 def _commit_intents(dispatch: Dispatch, prepared: Sequence[Prepared]) -> list[Prepared]:

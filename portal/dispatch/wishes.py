@@ -43,6 +43,7 @@ class Wishes:
         names = {attempt.scheduler_name for _, attempt in wished}
         self._asked = {name: at for name, at in self._asked.items() if name in names}
         due = [(job, attempt) for job, attempt in wished if self._is_due(attempt)]
+        dispatch.nodes.begin_round()
         for job, attempt in due:
             if job.state is JobState.ACCEPTED:
                 # Before it is tried: one whose folder cannot be written waits like any other.
@@ -75,7 +76,7 @@ def _end_unsubmitted(dispatch: Dispatch, job: Job, attempt: Attempt) -> None:
     dispatch.leadership.require()
     directory = dispatch.attempt_directory(attempt)
     directory.make()
-    if not take_claim(directory, attempt, dispatch.now()):
+    if not take_claim(dispatch, attempt):
         doubt(dispatch, job, attempt, "It has been started all the same, and is looked up.")
         return
     ended = Ended(JobState.CANCELLED, "wish", detail, by=job.cancel_asked_by or "portal", never_started=True)

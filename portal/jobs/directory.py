@@ -73,6 +73,11 @@ class AttemptDirectory:
         return self.path / "verdict.json"
 
     @property
+    def results(self) -> Path:
+        """What of the results was brought from a cluster that shares no file system, and what was not."""
+        return self.path / "results.json"
+
+    @property
     def mail(self) -> Path:
         """The message of this attempt's outcome, whole."""
         return self.path / "mail.eml"

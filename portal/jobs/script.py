@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from portal.applications.definition import Application
 from portal.applications.shell_values import shell_assignments, single_quoted
-from portal.jobs.directory import AttemptDirectory, JobDirectory
+from portal.jobs.directory import AttemptDirectory, JobDirectory, JobsFolder
 from portal.jobs.job_config import JobConfig, render_sections
 from portal.jobs.node_files import NodeFiles
 from portal.node.durable import write_durably
@@ -36,6 +36,8 @@ class AttemptPlan:
     application: Application
     rendered_program: str
     """`program.sh.j2`, rendered."""
+    folder_on_nodes: JobsFolder
+    """The jobs folder as the nodes have it; where it is shared, the portal's own."""
     node_files: NodeFiles
     node_python: str
     heartbeat_seconds: float
@@ -52,13 +54,17 @@ def write_attempt(directory: JobDirectory, config: JobConfig, plan: AttemptPlan)
     attempt = directory.attempt(plan.number)
     attempt.make()
     write_durably(str(attempt.config), render_sections(_attempt_sections(config, plan)))
-    write_durably(str(attempt.program_script), program_script(directory, config, plan).encode(), mode=0o640)
-    write_durably(str(attempt.job_script), job_script(attempt, plan).encode(), mode=0o750)
+    on_nodes = plan.folder_on_nodes.job(directory.job_id)
+    write_durably(str(attempt.program_script), program_script(on_nodes, config, plan).encode(), mode=0o640)
+    write_durably(str(attempt.job_script), job_script(on_nodes.attempt(plan.number), plan).encode(), mode=0o750)
     return attempt
 
 
 def program_script(directory: JobDirectory, config: JobConfig, plan: AttemptPlan) -> str:
-    """What the wrapper runs: the inputs as shell variables, then the application's own script."""
+    """What the wrapper runs: the inputs as shell variables, then the application's own script.
+
+    `directory` is the job's as the nodes have it.
+    """
     kinds = {parameter.name: parameter.type for parameter in plan.application.parameters}
     values = dict.fromkeys(kinds, "") | {
         name: str(directory.path / text) if kinds.get(name) in _IN_A_FILE else text
@@ -69,7 +75,10 @@ def program_script(directory: JobDirectory, config: JobConfig, plan: AttemptPlan
 
 
 def job_script(attempt: AttemptDirectory, plan: AttemptPlan) -> str:
-    """The batch script as submitted: directives, the environment, then `exec` of the wrapper."""
+    """The batch script as submitted: directives, the environment, then `exec` of the wrapper.
+
+    `attempt` is the folder as the nodes have it.
+    """
     exports = _exports(plan)
     command = [plan.node_python, "-I", str(plan.node_files.wrapper), str(attempt.config)]
     lines = [

@@ -2,7 +2,7 @@
 
 import json
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,6 +65,19 @@ class Helper:
 
         Raises NotReachedError where certainly none was made, and SchedulerError where that is not known.
         """
+        return self._ask([{"run": list(call)} for call in calls], at_once)
+
+    def empty(self, folders: Sequence[Path]) -> None:
+        """Delete all that is in these `work/` folders, as the account that jobs run as.
+
+        Raises SchedulerError where one is not empty at the end, or that is not known.
+        """
+        results = self._ask([{"delete": str(folder)} for folder in folders], 1) if folders else []
+        for folder, result in zip(folders, results, strict=True):
+            if not result.is_good:
+                raise SchedulerError("A job's files cannot be deleted.", log_detail=f"{folder}: {result.problem}")
+
+    def _ask(self, calls: Sequence[Mapping[str, object]], at_once: int) -> list[Result]:
         request_id = secrets.token_hex(8)
         request = {
             "version": VERSION,
@@ -73,7 +86,7 @@ class Helper:
             "call_seconds": self._call_seconds,
             "at_once": at_once,
             "jobs_dir": str(self._jobs_dir),
-            "calls": [{"run": list(call)} for call in calls],
+            "calls": calls,
         }
         answer = self._runner.run(json.dumps(request).encode(), self.longest_seconds)
         return parse_answer(answer, request_id, len(calls))

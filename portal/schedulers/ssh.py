@@ -37,23 +37,66 @@ class SshTarget:
     connect_timeout_seconds: float
 
 
-class SshRunner:
-    """Runs the helper through one connection, which is opened when it is first needed and again after a loss.
+class SshConnection:
+    """One connection for all that goes to the cluster, opened when it is first needed and again after a loss.
 
     Any thread may call it.
     """
 
-    def __init__(self, target: SshTarget, command: str, most_bytes: int = MOST_ANSWER_BYTES) -> None:
-        """`command` is what a key without a forced command is to run; one with it runs that."""
+    def __init__(self, target: SshTarget) -> None:
         self._target = target
-        self._command = command
-        self._most_bytes = most_bytes
         self._lock = threading.Lock()
         self._client: paramiko.SSHClient | None = None
 
+    def open_channel(self) -> paramiko.Channel:
+        """A channel in which nothing runs yet; over a new connection where the old one turns out to be gone.
+
+        Raises NotReachedError.
+        """
+        with self._lock:
+            if self._client is not None:
+                try:
+                    return self._channel_of(self._client)
+                except (OSError, EOFError, paramiko.SSHException) as error:
+                    log.info("the SSH connection was lost and is opened again", error=str(error))
+                    self._drop()
+            self._client = connect(self._target)
+            try:
+                return self._channel_of(self._client)
+            except (OSError, EOFError, paramiko.SSHException) as error:
+                self._drop()
+                raise _not_reached(self._target, f"gives no session: {error}") from error
+
+    def close(self) -> None:
+        """End it, with all that goes on in it; harmless when called twice."""
+        with self._lock:
+            self._drop()
+
+    def _drop(self) -> None:
+        if self._client is not None:
+            with suppress(Exception):
+                self._client.close()
+            self._client = None
+
+    def _channel_of(self, client: paramiko.SSHClient) -> paramiko.Channel:
+        transport = client.get_transport()
+        if transport is None or not transport.is_active():
+            raise paramiko.SSHException("it is closed")
+        return transport.open_session(timeout=self._target.connect_timeout_seconds)
+
+
+class SshRunner:
+    """Runs the helper through a connection. Any thread may call it."""
+
+    def __init__(self, connection: SshConnection, command: str, most_bytes: int = MOST_ANSWER_BYTES) -> None:
+        """`command` is what a key without a forced command is to run; one with it runs that."""
+        self._connection = connection
+        self._command = command
+        self._most_bytes = most_bytes
+
     def run(self, request: bytes, timeout_seconds: float) -> bytes:
         deadline = time.monotonic() + timeout_seconds
-        channel = self._open_channel()
+        channel = self._connection.open_channel()
         # Some of paramiko's calls know no time-out: closing the connection ends them.
         watchdog = threading.Timer(_left(deadline), self.close)
         watchdog.start()
@@ -72,36 +115,7 @@ class SshRunner:
             channel.close()
 
     def close(self) -> None:
-        with self._lock:
-            self._drop()
-
-    def _drop(self) -> None:
-        if self._client is not None:
-            with suppress(Exception):
-                self._client.close()
-            self._client = None
-
-    def _open_channel(self) -> paramiko.Channel:
-        """A channel in which nothing runs yet; over a new connection where the old one turns out to be gone."""
-        with self._lock:
-            if self._client is not None:
-                try:
-                    return self._channel_of(self._client)
-                except (OSError, EOFError, paramiko.SSHException) as error:
-                    log.info("the SSH connection was lost and is opened again", error=str(error))
-                    self._drop()
-            self._client = connect(self._target)
-            try:
-                return self._channel_of(self._client)
-            except (OSError, EOFError, paramiko.SSHException) as error:
-                self._drop()
-                raise _not_reached(self._target, f"gives no session: {error}") from error
-
-    def _channel_of(self, client: paramiko.SSHClient) -> paramiko.Channel:
-        transport = client.get_transport()
-        if transport is None or not transport.is_active():
-            raise paramiko.SSHException("it is closed")
-        return transport.open_session(timeout=self._target.connect_timeout_seconds)
+        self._connection.close()
 
     def _exchange(self, channel: paramiko.Channel, request: bytes, deadline: float) -> bytes:
         channel.settimeout(_left(deadline))

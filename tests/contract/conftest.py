@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -10,10 +10,16 @@ from typing import TypeVar
 import pytest
 
 from tests.contract.cut import Wire, wire_to
-from tests.contract.sites import LocalSite, Site, SlurmSite, SshSite
+from tests.contract.sites import ApartSite, LocalSite, Site, SlurmSite, SshSite
 from tests.slurm_cluster import SlurmCluster, own_cluster, pytest_runtest_makereport, slurm, slurm_session
 
 __all__ = ["pytest_runtest_makereport", "slurm", "slurm_session"]
+
+_SITES: dict[str, Callable[[Path, SlurmCluster], Site]] = {
+    "slurm": SlurmSite,
+    "slurm-ssh": SshSite,
+    "slurm-ssh-apart": ApartSite,
+}
 
 SiteT = TypeVar("SiteT", bound=Site)
 
@@ -53,8 +59,7 @@ def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
             yield alone
         return
     cluster: SlurmCluster = request.getfixturevalue("slurm")
-    kind = SlurmSite if request.param == "slurm" else SshSite
-    with _open_folder(cluster) as folder, _closing(kind(folder, cluster)) as site:
+    with _open_folder(cluster) as folder, _closing(_SITES[request.param](folder, cluster)) as site:
         yield site
 
 

@@ -22,8 +22,9 @@ from sqlalchemy import func, select
 from portal.app import Parts, build_parts, build_scheduler
 from portal.jobs.acceptance import Submission
 from portal.jobs.access import Viewer
-from portal.jobs.directory import JobDirectory
+from portal.jobs.directory import JobDirectory, JobsFolder
 from portal.jobs.models import Attempt, Job, MailOutbox, SchedulerHealth
+from portal.jobs.node_files import submit_archive
 from portal.jobs.states import JobState
 from portal.jobs.store import JobRecord, read_health
 from portal.schedulers.base import Scheduler
@@ -298,8 +299,12 @@ class SlurmSite(Site):
 
     def __init__(self, folder: Path, cluster: SlurmCluster) -> None:
         self.cluster = cluster
-        super().__init__(folder, cluster.jobs_dir)
+        super().__init__(folder, self._place_jobs(folder))
         self._connect()
+
+    def _place_jobs(self, folder: Path) -> Path:
+        """The portal's jobs folder."""
+        return self.cluster.jobs_dir
 
     def _connect(self) -> None:
         conf = f"SLURM_CONF={self.cluster.environment['SLURM_CONF']}"
@@ -372,8 +377,60 @@ class SshSite(SlurmSite):
             "known_hosts_file": str(known_hosts),
             "connect_timeout_seconds": 5,
             "command_timeout_seconds": 6,
+            **self._more_of_ssh(),
         }
         self.open({"node_python": "/usr/bin/python3"}, ssh)
+
+    def _more_of_ssh(self) -> Mapping[str, object]:
+        """What else stands in the settings."""
+        return {}
+
+
+class ApartSite(SshSite):
+    """A cluster that shares no file system: jobs cannot even enter the portal's jobs folder."""
+
+    def __init__(self, folder: Path, cluster: SlurmCluster, port: int | None = None) -> None:
+        self._key = folder / "key"
+        self.there = folder / "there" / "jobs"
+        """The cluster's jobs folder."""
+        self._line = ""
+        super().__init__(folder, cluster, port)
+
+    def _place_jobs(self, folder: Path) -> Path:
+        return folder / "data" / "jobs"
+
+    def _own(self, folder: Path) -> None:
+        super()._own(folder)
+        self._install_on_cluster()
+
+    def _install_on_cluster(self) -> None:
+        """What the cluster's administrator does: the helper, where jobs cannot write, and a key for it."""
+        helper = self.there / ".node" / "current" / "submit.pyz"
+        helper.parent.mkdir(parents=True)
+        helper.write_bytes(submit_archive())
+        helper.chmod(0o644)
+        shutil.chown(self.there, "root", JOBS_ACCOUNT)
+        self.there.chmod(0o1770)
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "apart", "-f", self._key], check=True)
+        shutil.chown(self._key, "portal", "portal")
+        public = self._key.with_suffix(".pub").read_text()
+        self._line = f"restrict,command=\"/usr/bin/python3 -I '{helper}'\" {public}"
+        with self._authorized_keys.open("a") as keys:
+            keys.write(self._line)
+
+    @property
+    def _authorized_keys(self) -> Path:
+        return self.cluster.known_hosts.with_name("authorized_keys")
+
+    def _more_of_ssh(self) -> Mapping[str, object]:
+        return {"key_file": str(self._key), "remote_jobs_dir": str(self.there)}
+
+    def work(self, job_id: str, attempt: int = 1) -> str:
+        return str(JobsFolder(self.there).job(job_id).attempt(attempt).work)
+
+    def close(self) -> None:
+        super().close()
+        self._authorized_keys.write_text(self._authorized_keys.read_text().replace(self._line, ""))
 
 
 def submit_by_hand(cluster: SlurmCluster, script: Path) -> str:

@@ -17,7 +17,7 @@ from tests.waiting import wait_until
 
 pytestmark = pytest.mark.daemon
 
-KINDS = ["local", *(pytest.param(kind, marks=USES_SLURM) for kind in ("slurm", "slurm-ssh"))]
+KINDS = ["local", *(pytest.param(kind, marks=USES_SLURM) for kind in ("slurm", "slurm-ssh", "slurm-ssh-apart"))]
 STRANGER = Handle("999999", "portal-nobody-tcfnctbq-1")
 
 every_kind = pytest.mark.parametrize("site", KINDS, indirect=True)

@@ -21,7 +21,7 @@ from portal.errors import SchedulerError
 from portal.jobs.node_files import current_helper, install_node_files
 from portal.schedulers.commands import NotReachedError
 from portal.schedulers.helper import Helper
-from portal.schedulers.ssh import SshRunner, SshTarget
+from portal.schedulers.ssh import SshConnection, SshRunner, SshTarget
 from tests.waiting import wait_until
 from tests.wrapper_attempts import is_alive
 
@@ -119,7 +119,7 @@ def sshd(tmp_path: Path) -> Iterator[Sshd]:
 
 @contextmanager
 def running(target: SshTarget, most_bytes: int = 100_000) -> Iterator[SshRunner]:
-    runner = SshRunner(target, "helper", most_bytes)
+    runner = SshRunner(SshConnection(target), "helper", most_bytes)
     try:
         yield runner
     finally:
@@ -146,8 +146,7 @@ def test_the_forced_command_runs_whatever_was_asked_and_one_connection_serves_al
 def test_without_nodelay_each_call_would_wait_for_an_acknowledgement(sshd: Sshd) -> None:
     with running(sshd.target) as runner:
         runner.run(b"x", 10)
-        assert runner._client is not None
-        transport = runner._client.get_transport()
+        transport = runner._connection.open_channel().get_transport()
         assert transport is not None
         assert isinstance(transport.sock, socket.socket)
         assert transport.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+import portal.dispatch.evidence as evidence_module
 import portal.dispatch.polling as polling_module
 import portal.dispatch.publication as publication_module
 import portal.dispatch.submission as submission_module
@@ -278,7 +279,7 @@ def test_one_that_was_overtaken_in_the_middle_of_a_poll_publishes_no_end(
         portal.new_dispatch().leadership._raise_epoch()
         return read_evidence(directory, attempt)
 
-    monkeypatch.setattr(polling_module, "read_evidence", be_overtaken)
+    monkeypatch.setattr(evidence_module, "read_evidence", be_overtaken)
     with pytest.raises(StaleEpochError):
         portal.turn()
     assert portal.state(job_id) is JobState.RUNNING
@@ -500,7 +501,7 @@ def test_a_claim_that_the_dispatcher_took_before_it_died_is_its_own(portal: Port
     job_id = portal.queued()
     portal.see(job_id, S.FAILED)
     portal.turn()
-    take_claim(portal.files(job_id), portal.attempt(job_id), portal.clock.now_utc())
+    take_claim(portal.dispatch, portal.attempt(job_id))
     portal.crash()
     portal.turn(GRACE_SECONDS, times=2)
     assert portal.record(job_id).attempts[0].failure_reason is FailureReason.LAUNCH_FAILED
@@ -714,7 +715,7 @@ def test_an_error_of_ours_with_one_attempt_holds_up_nobody(portal: Portal, monke
             raise ZeroDivisionError
         return original(directory, attempt)
 
-    monkeypatch.setattr(polling_module, "read_evidence", read)
+    monkeypatch.setattr(evidence_module, "read_evidence", read)
     portal.turn()
     assert [portal.state(job_id) for job_id in ids] == [JobState.RUNNING, JobState.SUCCEEDED]
 
@@ -729,7 +730,7 @@ def test_files_are_read_only_for_what_has_moved(portal: Portal, monkeypatch: pyt
         looked_at.append(attempt.job_id)
         return original(directory, attempt)
 
-    monkeypatch.setattr(polling_module, "read_evidence", read)
+    monkeypatch.setattr(evidence_module, "read_evidence", read)
     portal.turn(times=3)
     assert looked_at == []
     portal.see(ids[1], S.COMPLETING)

@@ -35,9 +35,10 @@ def test_over_ssh_each_of_four_is_needed(missing: str) -> None:
         load_settings()
 
 
-def test_a_jobs_folder_that_is_not_shared_is_not_supported_yet() -> None:
-    write("kind = 'slurm-ssh'", {**SSH, "remote_jobs_dir": "'/x'"})
-    with pytest.raises(SettingsError, match=r"scheduler\.ssh\.remote_jobs_dir: .*leave it out"):
+@pytest.mark.parametrize("path", ["jobs", "/", "/lab/../jobs", "~/jobs", "/lab/jobs\\u0007"])
+def test_a_jobs_folder_on_the_cluster_is_an_absolute_path_there(path: str) -> None:
+    write("kind = 'slurm-ssh'", {**SSH, "remote_jobs_dir": f'"{path}"'})
+    with pytest.raises(SettingsError, match=r"scheduler\.ssh\.remote_jobs_dir: should be the absolute path"):
         load_settings()
 
 

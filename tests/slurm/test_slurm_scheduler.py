@@ -28,7 +28,7 @@ from portal.schedulers.base import (
 from portal.schedulers.commands import LocalRunner, Runner
 from portal.schedulers.helper import Helper
 from portal.schedulers.slurm_scheduler import SlurmScheduler
-from portal.schedulers.ssh import SshRunner, SshTarget
+from portal.schedulers.ssh import SshConnection, SshRunner, SshTarget
 from tests.fake_clock import FakeClock
 from tests.slurm_cluster import JOBS_ACCOUNT, SlurmCluster, own_cluster
 from tests.waiting import wait_until
@@ -98,7 +98,7 @@ def local_runner(cluster: SlurmCluster) -> Runner:
 
 def ssh_runner(cluster: SlurmCluster) -> Runner:
     target = SshTarget("127.0.0.1", cluster.ssh_port, JOBS_ACCOUNT, cluster.helper_key, cluster.known_hosts, 10)
-    return SshRunner(target, "the key has a forced command")
+    return SshRunner(SshConnection(target), "the key has a forced command")
 
 
 @pytest.fixture(params=["slurm", "slurm-ssh"])

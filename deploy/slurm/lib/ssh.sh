@@ -58,6 +58,7 @@ KbdInteractiveAuthentication no
 UsePAM no
 UseDNS no
 PrintMotd no
+Subsystem sftp internal-sftp
 # A real site has it in /etc/slurm, where Slurm's commands find it by themselves.
 SetEnv SLURM_CONF=$SLURM_CONF
 # Tests open many connections at once.

@@ -1,0 +1,176 @@
+"""Single files over SFTP: whole or not at all, and gone on with where a cut left them.
+
+What lies on the other side may be a job's: only regular files are opened, and never more is read than was asked for.
+"""
+
+import contextlib
+import os
+import secrets
+import stat
+import time
+from pathlib import Path, PurePosixPath
+
+from paramiko.sftp_attr import SFTPAttributes
+from paramiko.sftp_client import SFTPClient
+
+from portal.node.durable import fsync_file, fsync_folder
+
+FOLDER_MODE = 0o750
+_WINDOW_BYTES = 4 * 1024 * 1024
+"""Asked for at once; between two of them the time is looked at."""
+_PIECE_BYTES = 32 * 1024
+"""What one packet of SFTP carries."""
+
+
+def look(sftp: SFTPClient, path: PurePosixPath) -> SFTPAttributes | None:
+    """What lies there, a link as a link; None where nothing does. Raises OSError."""
+    try:
+        return sftp.lstat(str(path))
+    except FileNotFoundError:
+        return None
+
+
+def is_regular(facts: SFTPAttributes) -> bool:
+    """Whether it is a regular file, and its size and time are told."""
+    has_all = facts.st_mode is not None and facts.st_size is not None and facts.st_mtime is not None
+    return has_all and stat.S_ISREG(facts.st_mode or 0)
+
+
+def make_folder(sftp: SFTPClient, path: PurePosixPath) -> None:
+    """Make one folder; one that is there is left. Raises OSError."""
+    try:
+        sftp.mkdir(str(path), FOLDER_MODE)
+    except OSError:
+        # SFTP has no word of its own for "exists".
+        facts = look(sftp, path)
+        if facts is None or not stat.S_ISDIR(facts.st_mode or 0):
+            raise
+
+
+def read_small(sftp: SFTPClient, path: PurePosixPath, most_bytes: int) -> bytes | None:
+    """The whole of a regular file; None where there is none, or it is longer than that. Raises OSError."""
+    facts = look(sftp, path)
+    if facts is None or not is_regular(facts):
+        return None
+    try:
+        with sftp.open(str(path), "rb") as file:
+            data = file.read(most_bytes + 1)
+    except FileNotFoundError:
+        return None
+    return data if len(data) <= most_bytes else None
+
+
+def write_whole(sftp: SFTPClient, path: PurePosixPath, data: bytes, mode: int) -> None:
+    """Let `path` hold exactly `data`: written beside, and renamed over what is there. Raises OSError."""
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
+    try:
+        _write_new(sftp, beside, data, mode)
+        sftp.posix_rename(str(beside), str(path))
+    except OSError:
+        _remove(sftp, beside)
+        raise
+
+
+def create_exclusively(sftp: SFTPClient, path: PurePosixPath, data: bytes, mode: int) -> bool:
+    """Create `path` with its whole content at one instant; False where something is there already. Raises OSError.
+
+    SFTP's own rename (not `posix_rename`) refuses an existing target; OpenSSH's server does it by link and unlink.
+    """
+    if look(sftp, path) is not None:
+        return False
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
+    try:
+        _write_new(sftp, beside, data, mode)
+        sftp.rename(str(beside), str(path))
+    except OSError:
+        _remove(sftp, beside)
+        if look(sftp, path) is None:
+            raise
+        return False
+    return True
+
+
+def send_file(sftp: SFTPClient, local: Path, remote: PurePosixPath, mode: int, deadline: float) -> bool:
+    """Bring a file that does not change any more to the other side; False where the time is over first.
+
+    `remote` appears when it is whole, with `local`'s time. What was sent of it lies beside until then, and is gone on
+    with. Raises OSError.
+    """
+    facts = local.stat()
+    size, changed = facts.st_size, int(facts.st_mtime)
+    known = look(sftp, remote)
+    if known is not None and (known.st_size, known.st_mtime) == (size, changed):
+        return True
+    part = remote.with_name(f".{remote.name}.part")
+    begun = look(sftp, part)
+    start = begun.st_size or 0 if begun is not None and is_regular(begun) else 0
+    start = start if start <= size else 0
+    # Not pipelined: paramiko would swallow what the server answers to the last hundred pieces.
+    with local.open("rb") as source, sftp.open(str(part), "r+b" if start else "wb") as file:
+        source.seek(start)
+        file.seek(start)
+        while piece := source.read(_PIECE_BYTES):
+            if time.monotonic() > deadline:
+                return False
+            file.write(piece)
+    sftp.chmod(str(part), mode)
+    sftp.utime(str(part), (changed, changed))
+    sftp.posix_rename(str(part), str(remote))
+    return True
+
+
+def fetch_file(
+    sftp: SFTPClient, remote: PurePosixPath, size_bytes: int, changed_seconds: int, part: Path, deadline: float
+) -> bool:
+    """Bring `size_bytes` of a file into `part`, durably; False where the time is over, or it has become shorter.
+
+    What is in `part` already is taken for the beginning of the same file. Raises OSError.
+    """
+    with part.open("ab") as file:
+        position = file.tell()
+        while position < size_bytes:
+            if time.monotonic() > deadline:
+                return False
+            end = min(size_bytes, position + _WINDOW_BYTES)
+            if not _copy(sftp, remote, position, end, file.fileno()):
+                return False
+            position = end
+    os.utime(part, (changed_seconds, changed_seconds))
+    fsync_file(part)
+    return True
+
+
+def _copy(sftp: SFTPClient, remote: PurePosixPath, start: int, end: int, descriptor: int) -> bool:
+    """Copy the bytes from `start` to `end`, all asked for at once; False where there are not so many."""
+    # Opened for each window: what paramiko has asked for and not handed out it keeps until the file is closed.
+    with sftp.open(str(remote), "rb") as source:
+        source.seek(start)
+        source.prefetch(end)
+        left = end - start
+        while left:
+            piece = source.read(min(left, _PIECE_BYTES))
+            if not piece:
+                return False
+            left -= len(piece)
+            view = memoryview(piece)
+            while view:
+                view = view[os.write(descriptor, view) :]
+    return True
+
+
+def put_in_place(part: Path, final: Path) -> None:
+    """Let a whole file appear under its name, durably. Raises OSError."""
+    part.replace(final)
+    fsync_folder(final.parent)
+
+
+def _write_new(sftp: SFTPClient, path: PurePosixPath, data: bytes, mode: int) -> None:
+    with sftp.open(str(path), "wb") as file:
+        for start in range(0, len(data), _PIECE_BYTES):
+            file.write(data[start : start + _PIECE_BYTES])
+    sftp.chmod(str(path), mode)
+
+
+def _remove(sftp: SFTPClient, path: PurePosixPath) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        sftp.remove(str(path))
