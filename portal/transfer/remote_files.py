@@ -16,10 +16,10 @@ from paramiko.sftp_client import SFTPClient
 from portal.node.durable import fsync_file, fsync_folder
 
 FOLDER_MODE = 0o750
-_WINDOW_BYTES = 4 * 1024 * 1024
-"""Asked for at once; between two of them the time is looked at."""
-_PIECE_BYTES = 32 * 1024
-"""What one packet of SFTP carries."""
+_SENT_BYTES = 32 * 1024
+"""What one packet carries to the server: every one has to take so much."""
+_ASKED_BYTES = 255 * 1024
+"""What is asked for at once: OpenSSH's server gives so much, and another one gives less."""
 
 
 def look(sftp: SFTPClient, path: PurePosixPath) -> SFTPAttributes | None:
@@ -109,7 +109,7 @@ def send_file(sftp: SFTPClient, local: Path, remote: PurePosixPath, mode: int, d
     with local.open("rb") as source, sftp.open(str(part), "r+b" if start else "wb") as file:
         source.seek(start)
         file.seek(start)
-        while piece := source.read(_PIECE_BYTES):
+        while piece := source.read(_SENT_BYTES):
             if time.monotonic() > deadline:
                 return False
             file.write(piece)
@@ -126,35 +126,17 @@ def fetch_file(
 
     What is in `part` already is taken for the beginning of the same file. Raises OSError.
     """
-    with part.open("ab") as file:
-        position = file.tell()
-        while position < size_bytes:
-            if time.monotonic() > deadline:
-                return False
-            end = min(size_bytes, position + _WINDOW_BYTES)
-            if not _copy(sftp, remote, position, end, file.fileno()):
-                return False
-            position = end
-    os.utime(part, (changed_seconds, changed_seconds))
-    fsync_file(part)
-    return True
-
-
-def _copy(sftp: SFTPClient, remote: PurePosixPath, start: int, end: int, descriptor: int) -> bool:
-    """Copy the bytes from `start` to `end`, all asked for at once; False where there are not so many."""
-    # Opened for each window: what paramiko has asked for and not handed out it keeps until the file is closed.
-    with sftp.open(str(remote), "rb") as source:
-        source.seek(start)
-        source.prefetch(end)
-        left = end - start
-        while left:
-            piece = source.read(min(left, _PIECE_BYTES))
+    with sftp.open(str(remote), "rb") as source, part.open("ab") as file:
+        # paramiko would ask for 32 KiB, and wait for the way there and back each time.
+        source.MAX_REQUEST_SIZE = _ASKED_BYTES
+        source.seek(file.tell())
+        while (left := size_bytes - file.tell()) > 0:
+            piece = source.read(min(left, _ASKED_BYTES)) if time.monotonic() <= deadline else b""
             if not piece:
                 return False
-            left -= len(piece)
-            view = memoryview(piece)
-            while view:
-                view = view[os.write(descriptor, view) :]
+            file.write(piece)
+    os.utime(part, (changed_seconds, changed_seconds))
+    fsync_file(part)
     return True
 
 
@@ -166,8 +148,8 @@ def put_in_place(part: Path, final: Path) -> None:
 
 def _write_new(sftp: SFTPClient, path: PurePosixPath, data: bytes, mode: int) -> None:
     with sftp.open(str(path), "wb") as file:
-        for start in range(0, len(data), _PIECE_BYTES):
-            file.write(data[start : start + _PIECE_BYTES])
+        for start in range(0, len(data), _SENT_BYTES):
+            file.write(data[start : start + _SENT_BYTES])
     sftp.chmod(str(path), mode)
 
 

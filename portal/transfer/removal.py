@@ -15,6 +15,8 @@ _DEPTH = 4
 
 def remove_job(sftp: SFTPClient, job: PurePosixPath, empty: Callable[[Sequence[Path]], None]) -> None:
     """Remove a job's whole folder; one that is gone is no error. Raises OSError and what `empty` raises."""
+    if look(sftp, job) is None:
+        return
     attempts = job / "attempts"
     works = [attempts / number / WORK for number in _names(sftp, attempts)]
     empty([Path(work) for work in works if look(sftp, work) is not None])

@@ -117,9 +117,9 @@ class SftpFolders(NodeFolders):
         helper = current_helper(Path(self._root))
         try:
             with self._session.client() as sftp:
+                send_programs(sftp, self._root, self._local_files)
                 if look(sftp, PurePosixPath(helper)) is None:
                     raise SchedulerError(f"the administrator of the cluster has to install {helper} first")
-                send_programs(sftp, self._root, self._local_files)
         except OSError as error:
             problem = f"scheduler.ssh.remote_jobs_dir: {self._root} cannot be written over SFTP: {error}"
             raise SchedulerError(problem) from error

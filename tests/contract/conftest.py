@@ -9,8 +9,8 @@ from typing import TypeVar
 
 import pytest
 
-from tests.contract.cut import Wire, wire_to
 from tests.contract.sites import ApartSite, LocalSite, Site, SlurmSite, SshSite
+from tests.cut_wire import Wire, wire_to
 from tests.slurm_cluster import SlurmCluster, own_cluster, pytest_runtest_makereport, slurm, slurm_session
 
 __all__ = ["pytest_runtest_makereport", "slurm", "slurm_session"]
@@ -68,6 +68,13 @@ def wire(slurm: SlurmCluster) -> Iterator[Wire]:
     """The wire to the cluster's sshd."""
     with wire_to(slurm.ssh_port) as wire:
         yield wire
+
+
+@pytest.fixture
+def apart_site(slurm: SlurmCluster, wire: Wire) -> Iterator[ApartSite]:
+    """A portal that shares no files with the cluster, and whose connection goes over `wire`."""
+    with _open_folder(slurm) as folder, _closing(ApartSite(folder, slurm, wire.port)) as site:
+        yield site
 
 
 @pytest.fixture

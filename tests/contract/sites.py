@@ -45,7 +45,7 @@ title = "Contract"
 name = "what"
 type = "choice"
 label = "What"
-choices = ["succeed", "exit_7", "die", "wait", "wait_on_first"]
+choices = ["succeed", "exit_7", "die", "wait", "wait_on_first", "fill"]
 [resources]
 time_limit_minutes = 1
 memory_mib = 50
@@ -59,6 +59,7 @@ case "$input_what" in
     exit_7) exit 7 ;;
     die) kill -SEGV $$ ;;
     wait) until [ -e '{go}' ]; do sleep 0.1; done ;;
+    fill) head -c 2000000 /dev/zero >too_big; head -c 1000 /dev/zero >small ;;
     wait_on_first) case "$PWD" in */attempts/1/*) exec sleep 300 ;; esac ;;
 esac
 echo 'The answer is: 4'
@@ -97,7 +98,7 @@ class Site(ABC):
             },
             "scheduler": {"kind": self.kind, "poll_seconds": 0.3, "grace_seconds": 2, **scheduler},
             "mail": {"folder": str(self.folder / "data" / "mail")},
-            "limits": {"mails_per_hour_per_person": 10000},
+            "limits": {"mails_per_hour_per_person": 10000, "results_mib": 1},
         }
         if ssh is not None:
             sections["scheduler.ssh"] = ssh
@@ -420,7 +421,7 @@ class ApartSite(SshSite):
 
     @property
     def _authorized_keys(self) -> Path:
-        return self.cluster.known_hosts.with_name("authorized_keys")
+        return self.cluster.known_hosts.with_name("more_authorized_keys")
 
     def _more_of_ssh(self) -> Mapping[str, object]:
         return {"key_file": str(self._key), "remote_jobs_dir": str(self.there)}

@@ -3,6 +3,7 @@
 import signal
 from collections import Counter
 from dataclasses import replace
+from email import message_from_bytes, policy
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,24 @@ def test_a_dead_node_means_a_new_attempt_elsewhere_and_one_mail(site: Site) -> N
             assert record.attempts[0].node != record.attempts[1].node
     assert markers(site, job_id) == ["SUCCESS"]
     assert site.witness.starts() == Counter({site.work(job_id, number): 1 for number in (1, 2)})
+
+
+@pytest.mark.parametrize("site", [KINDS[-1]], indirect=True)
+def test_a_cluster_apart_keeps_what_is_too_much_and_the_visitor_is_told(site: Site) -> None:
+    job_id = site.submit("fill")
+    with site.dispatching():
+        record = site.wait_for_state(job_id, JobState.SUCCEEDED)
+        site.wait_for_mails(1)
+    said = "One file (1.9 MiB) stayed on the cluster, since at most 1 MiB of a job's results are brought here: too_big"
+    assert record.result is not None
+    assert said in (record.result.warning or "")
+    body = message_from_bytes(site.mails()[0].read_bytes(), policy=policy.default).get_body(("plain",))
+    assert body is not None
+    assert said in " ".join(body.get_content().split())
+    work = site.directory(job_id).attempt(1).work
+    assert (work / "small").stat().st_size == 1000
+    assert not (work / "too_big").exists()
+    assert (Path(site.work(job_id)) / "too_big").exists()
 
 
 @pytest.mark.parametrize("site", ["local", "slurm-alone"], indirect=True)

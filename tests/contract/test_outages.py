@@ -1,11 +1,13 @@
 """While a part of the cluster is away no job changes, submissions are accepted, and everything catches up after."""
 
+from pathlib import Path
+
 import pytest
 
 from portal.jobs.states import JobState
 from portal.jobs.store import JobRecord
-from tests.contract.cut import Wire
-from tests.contract.sites import Site, SlurmSite, SshSite, starts, submit_by_hand
+from tests.contract.sites import ApartSite, Site, SlurmSite, SshSite, starts, submit_by_hand
+from tests.cut_wire import Wire
 from tests.slurm_cluster import USES_SLURM
 from tests.waiting import wait_until
 
@@ -18,6 +20,7 @@ OUTAGES = [
     ("slurm-ssh", "ctld"),
     ("slurm-ssh", "dbd"),
     ("slurm-ssh", "sshd"),
+    ("slurm-ssh-apart", "sshd"),
 ]
 
 # 60 scripts' names are more than that; what opens a connection is less.
@@ -50,7 +53,7 @@ def test_an_outage_changes_nothing_and_everything_catches_up(site: SlurmSite, da
             site.wait_for_state(accepted, JobState.SUCCEEDED)
         else:
             site.let_go()
-            wait_until(lambda: (site.directory(running).attempt(1).work / "SUCCESS").exists(), 30, "the program's end")
+            wait_until((Path(site.work(running)) / "SUCCESS").exists, 30, "the program's end")
             wait_until(lambda: site.log().count("does not answer") >= 2, 40, "some more looks in vain")
             assert what_is_known(site.record(running)) == before
             assert site.record(accepted).job.state in (JobState.ACCEPTED, JobState.SUBMITTING)
@@ -76,6 +79,22 @@ def test_a_connection_that_is_cut_in_the_middle_of_a_submission(wired_site: SshS
         site.wait_for_mails(60)
     assert "a submission is in doubt" in site.log()
     assert site.witness.starts() == starts(site, job_ids)
+
+
+def test_a_cluster_apart_whose_connection_is_cut_again_and_again(apart_site: ApartSite, wire: Wire) -> None:
+    site = apart_site
+    job_ids = [site.submit() for _ in range(40)]
+    with site.dispatching():
+        for number in range(1, 6):
+            # Each time somewhere else: while job directories go over, while they are submitted, while results come.
+            wire.break_after(30_000 * number)
+            wait_until(lambda: wire.is_broken, 60, "the connection to break")
+        wire.break_after(None)
+        wait_until(lambda: site.states() == {JobState.SUCCEEDED: 40}, 120, "40 answers")
+        site.wait_for_mails(40)
+    assert site.witness.starts() == starts(site, job_ids)
+    for job_id in job_ids:
+        assert (site.directory(job_id).path / "output.txt").read_text() == "The answer is: 4\n"
 
 
 def _in_queue(site: SlurmSite) -> int:

@@ -51,7 +51,7 @@ PidFile $CLUSTER_HOME/ssh/sshd.pid
 AllowUsers $JOBS_ACCOUNT
 # Not the account's own ~/.ssh/authorized_keys: there may be several clusters on this machine. It lies under /tmp,
 # as a rule, which StrictModes would not have.
-AuthorizedKeysFile $CLUSTER_HOME/ssh/authorized_keys
+AuthorizedKeysFile $CLUSTER_HOME/ssh/authorized_keys $CLUSTER_HOME/ssh/more_authorized_keys
 StrictModes no
 PasswordAuthentication no
 KbdInteractiveAuthentication no

@@ -9,7 +9,8 @@ from contextlib import contextmanager, suppress
 class Wire:
     """Carries connections to a port of this machine, until it is cut; the next ones are carried again.
 
-    Once so many bytes have gone in, it lets no answer out, so that it can be cut while one is awaited.
+    Once so many bytes have gone in, it lets no answer out, so that it can be cut while one is awaited; or it is cut by
+    itself once so many have been carried one way.
     """
 
     def __init__(self, target_port: int) -> None:
@@ -18,17 +19,37 @@ class Wire:
         self.port: int = self._listener.getsockname()[1]
         self._ends: list[socket.socket] = []
         self._silent_after: int | None = None
-        self._carried = 0
+        self._break_after: int | None = None
+        self._breaks_answers = False
+        self.carried_bytes = 0
+        """From near to far, of all connections."""
+        self.answered_bytes = 0
+        """From far to near."""
         threading.Thread(target=self._accept, daemon=True).start()
 
     def silence_after(self, number_of_bytes: int) -> None:
         """Let no answer out once so many bytes have gone in."""
         self._silent_after = number_of_bytes
 
+    def break_after(self, number_of_bytes: int | None, *, of_answers: bool = False) -> None:
+        """Cut the wire once so many more bytes have gone in, or, `of_answers`, have come out; None: never."""
+        carried = self.answered_bytes if of_answers else self.carried_bytes
+        self._breaks_answers = of_answers
+        self._break_after = None if number_of_bytes is None else carried + number_of_bytes
+
     @property
     def is_silent(self) -> bool:
         """Whether answers are held back now."""
-        return self._silent_after is not None and self._carried >= self._silent_after
+        return self._silent_after is not None and self.carried_bytes >= self._silent_after
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether it was cut by itself since it was last asked to."""
+        return self._is_worn()
+
+    def _is_worn(self) -> bool:
+        carried = self.answered_bytes if self._breaks_answers else self.carried_bytes
+        return self._break_after is not None and carried >= self._break_after
 
     def cut(self) -> None:
         """Break every connection that is open now, in the middle of whatever it carries; the next ones are whole."""
@@ -54,6 +75,8 @@ class Wire:
                 except OSError:
                     near.close()
                     continue
+                for end in (near, far):
+                    end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 self._ends += [near, far]
                 for source, sink, is_answer in ((near, far, False), (far, near, True)):
                     threading.Thread(target=self._carry, args=(source, sink, is_answer), daemon=True).start()
@@ -62,9 +85,13 @@ class Wire:
         with suppress(OSError):
             while data := source.recv(65536):
                 if not is_answer:
-                    self._carried += len(data)
+                    self.carried_bytes += len(data)
                 elif self.is_silent:
                     continue
+                else:
+                    self.answered_bytes += len(data)
+                if self._is_worn():
+                    self.cut()
                 sink.sendall(data)
         _close_both(source, sink)
 
