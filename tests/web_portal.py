@@ -17,7 +17,7 @@ from portal.jobs.models import Attempt, Job, JobResult, SchedulerHealth
 from portal.jobs.rows import scheduler_name
 from portal.jobs.states import FailureReason, JobState
 from portal.jobs.store import Change, change_state
-from portal.settings import LimitsSection, MailSection, PortalSection, Settings
+from portal.settings import LimitsSection, MailSection, PortalSection, SchedulerSection, Settings
 from portal.shipped import shipped_dir
 
 EMAIL = "ann@example.org"
@@ -211,6 +211,7 @@ def make_portal(
     portal: Mapping[str, Any] | None = None,
     mail: Mapping[str, Any] | None = None,
     limits: Mapping[str, Any] | None = None,
+    scheduler: Mapping[str, Any] | None = None,
 ) -> WebPortal:
     """A portal whose data lie in `folder`."""
     settings = Settings(
@@ -221,6 +222,7 @@ def make_portal(
             **(portal or {}),
         ),
         mail=MailSection(folder=folder / "mail", **(mail or {})),
+        scheduler=SchedulerSection.model_validate(scheduler or {}),
         limits=LimitsSection(**(limits or {})),
     )
     clock = HandClock()

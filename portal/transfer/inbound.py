@@ -17,6 +17,7 @@ from paramiko.sftp_client import SFTPClient
 
 from portal.jobs.directory import FILE_MODE, WORK_FOLDER_MODE, AttemptDirectory, make_folder
 from portal.jobs.job_files import MAX_DEPTH
+from portal.jobs.sizes import size_in_words
 from portal.node import claim as claims
 from portal.node import heartbeat, status_file
 from portal.node.attempt_config import read_attempt_config
@@ -256,22 +257,15 @@ def shortfall_of(attempt: AttemptDirectory) -> str | None:
 def _in_words(report: dict[str, Any]) -> str | None:
     sentences = []
     if report["left_files"]:
-        named = [f"{name} ({_size(size)})" for name, size in report["left"]]
+        named = [f"{name} ({size_in_words(size)})" for name, size in report["left"]]
         more = report["left_files"] - len(named)
         names = ", ".join([*named, *([f"and {more} more"] if more else [])])
         count = "One file" if report["left_files"] == 1 else f"{report['left_files']} files"
-        most = _size(report["most_mib"] * _MIB)
+        most = size_in_words(report["most_mib"] * _MIB)
         sentences.append(
-            f"{count} ({_size(report['left_bytes'])}) stayed on the cluster, since at most {most} of a job's results "
-            f"are brought here: {names}."
+            f"{count} ({size_in_words(report['left_bytes'])}) stayed on the cluster, since at most {most} of a job's "
+            f"results are brought here: {names}."
         )
     if not report["is_whole"]:
         sentences.append(f"The job left more than {MOST_FILES:,} files; the others stayed on the cluster.")
     return " ".join(sentences) or None
-
-
-def _size(size_bytes: int) -> str:
-    for unit, factor in (("GiB", _MIB * 1024), ("MiB", _MIB), ("KiB", 1024)):
-        if size_bytes >= factor:
-            return f"{size_bytes / factor:.1f} {unit}".replace(".0 ", " ")
-    return f"{size_bytes} bytes"

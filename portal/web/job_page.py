@@ -9,12 +9,13 @@ from portal.jobs import words
 from portal.jobs.access import Viewer
 from portal.jobs.job_files import file_size, read_tail
 from portal.jobs.models import JobInput
+from portal.jobs.sizes import size_in_words
 from portal.jobs.states import JobState
 from portal.jobs.store import JobRecord
 from portal.jobs.view import Output
 from portal.web.context import web
 from portal.web.job_state import ERROR_OUTPUT, OUTPUT, job_state
-from portal.web.pages import TONES, duration, file_size_words
+from portal.web.pages import TONES, duration
 from portal.web.results_template import render_results
 from portal.web.scheduler_status import SchedulerStatus, scheduler_status
 from portal.web.timeline import Bar, draw_timeline
@@ -152,7 +153,7 @@ def _input_fact(record: JobRecord, row: JobInput, application: Application | Non
     if row.kind in ("file", "longtext"):
         size = file_size(web().jobs.folder.job(record.job.job_id).inputs, row.name)
         text = row.filename or "text"
-        return Fact(label, text if size is None else f"{text}, {file_size_words(size)}")
+        return Fact(label, text if size is None else f"{text}, {size_in_words(size)}")
     if row.kind == "boolean":
         return Fact(label, "yes" if row.text == "true" else "no")
     if isinstance(parameter, ChoiceParameter):
@@ -169,7 +170,7 @@ def _resource_facts(record: JobRecord) -> list[Fact]:
     if isinstance(minutes, int):
         facts.append(Fact("Time limit", duration(60 * minutes)))
     if isinstance(memory, int):
-        facts.append(Fact("Memory", file_size_words(memory * 1024 * 1024)))
+        facts.append(Fact("Memory", size_in_words(memory * 1024 * 1024)))
     if isinstance(cpus, int) and cpus > 1:
         facts.append(Fact("Processors", str(cpus)))
     return facts

@@ -5,6 +5,7 @@ from typing import Any
 
 from flask import Flask, render_template
 
+from portal.jobs.sizes import size_in_words
 from portal.jobs.states import JobState
 from portal.web.context import web
 from portal.web.scheduler_status import scheduler_status
@@ -22,9 +23,14 @@ TONES = {
 
 
 def render_page(template: str, **data: Any) -> str:
-    """The page with the scheduler's status in its footer. Raises StorageError where the database fails."""
+    """The page, which may use the scheduler's status and how much of results is brought here, if not all.
+
+    Raises StorageError where the database fails.
+    """
     if "scheduler" not in data:
         data["scheduler"] = scheduler_status()
+    settings = web().settings
+    data["results_mib"] = settings.limits.results_mib if settings.shares_no_files else None
     return render_template(template, now=web().clock.now_utc(), **data)
 
 
@@ -34,7 +40,7 @@ def install_filters(app: Flask) -> None:
         utc_clock=lambda moment: moment.strftime("%H:%M:%S"),
         utc_moment=utc_moment,
         duration=duration,
-        file_size=file_size_words,
+        file_size=size_in_words,
         tone=TONES.__getitem__,
     )
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
@@ -51,12 +57,3 @@ def duration(seconds: float) -> str:
     units = [("d", whole // 86400), ("h", whole // 3600 % 24), ("min", whole // 60 % 60), ("s", whole % 60)]
     first = next((index for index, (_, number) in enumerate(units) if number), 3)
     return " ".join(f"{number} {unit}" for unit, number in units[first : first + 2] if number) or "0 s"
-
-
-def file_size_words(size_bytes: int) -> str:
-    """`17 bytes`, `1.2 MiB`."""
-    if size_bytes < 1024:
-        return "1 byte" if size_bytes == 1 else f"{size_bytes} bytes"
-    power = min(3, (size_bytes.bit_length() - 1) // 10)
-    size = f"{size_bytes / 1024**power:.1f}".removesuffix(".0")
-    return f"{size} {('KiB', 'MiB', 'GiB')[power - 1]}"

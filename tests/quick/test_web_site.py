@@ -296,3 +296,19 @@ def test_the_mail_page(tmp_path: Path) -> None:
     assert "<script>alert" not in page
     for name in ("nothing.eml", "..%2Fportal.db", "secret_key"):
         assert portal.browser.get(f"/mail/{name}").status_code == 404
+
+
+def test_where_results_are_brought_from_a_cluster_apart_the_pages_say_how_much(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    ssh = {"host": "login", "user": "jobs", "key_file": file, "known_hosts_file": file, "remote_jobs_dir": "/lab/jobs"}
+    portal = make_portal(tmp_path, scheduler={"kind": "slurm-ssh", "ssh": ssh}, limits={"results_mib": 2048})
+    assert "Up to 2 GiB of its results are brought here" in portal.browser.open("/applications/slow_div").text
+    assert "up to 2 GiB" in portal.browser.open("/help").text
+    job_id = portal.job()
+    assert "is brought here from the cluster once it has ended" in portal.browser.open(f"/jobs/{job_id}").text
+
+
+def test_where_files_are_shared_nothing_is_said_of_bringing_them(portal: WebPortal) -> None:
+    for path in ("/applications/slow_div", "/help"):
+        assert "brought here" not in portal.browser.open(path).text

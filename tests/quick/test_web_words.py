@@ -2,9 +2,10 @@
 
 import pytest
 
+from portal.jobs.sizes import size_in_words
 from portal.web.hosts import host_name
 from portal.web.job_page import sentence_beside_badge
-from portal.web.pages import duration, file_size_words
+from portal.web.pages import duration
 
 
 @pytest.mark.parametrize(
@@ -38,7 +39,7 @@ def test_durations(seconds: float, words: str) -> None:
     ],
 )
 def test_sizes(size: int, words: str) -> None:
-    assert file_size_words(size) == words
+    assert size_in_words(size) == words
 
 
 @pytest.mark.parametrize(
