@@ -181,6 +181,12 @@ class LimitsSection(_Section):
     """Limits."""
 
     max_in_scheduler: int = Field(1000, ge=1, description="Jobs that are in the scheduler at once.")
+    waiting_in_scheduler_per_person: int = Field(
+        100,
+        ge=1,
+        description="Jobs of one person that wait in the scheduler's queue at once; further ones stay accepted until "
+        "some have started, so that they are not ahead of the next person's.",
+    )
     active_jobs_per_person: int = Field(1000, ge=1, description="Jobs of one person that are not final.")
     jobs_per_hour_per_person: int = Field(1000, ge=1, description="Jobs that one address may send in an hour.")
     jobs_per_hour_per_ip: int = Field(

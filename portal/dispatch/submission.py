@@ -8,15 +8,18 @@ lost call can no longer take effect.
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 import structlog
-from sqlalchemy import func, or_, select
+from sqlalchemy import case, func, or_, select
+from sqlalchemy.orm import Session
 
 from portal.applications.definition import Application
 from portal.applications.rendering import render_program
 from portal.dispatch.answers import doubt, look_again_later, put_off, record_submitted, take_back
 from portal.dispatch.context import Dispatch
 from portal.dispatch.decide import Ended
+from portal.dispatch.fairness import Held, choose
 from portal.dispatch.isolation import kept_apart
 from portal.dispatch.publication import publish_end
 from portal.dispatch.records import write_submission
@@ -51,7 +54,7 @@ class Prepared:
 
 
 def submit_accepted(dispatch: Dispatch) -> int:
-    """Hand in one batch of what was accepted, round-robin between owners; how many were taken in."""
+    """Hand in one batch of what was accepted, fair between owners; how many were taken in."""
     chosen = _choose(dispatch)
     if chosen:
         dispatch.leadership.require()
@@ -68,25 +71,59 @@ def submit_accepted(dispatch: Dispatch) -> int:
 
 
 def _choose(dispatch: Dispatch) -> list[tuple[Job, Attempt]]:
-    """The next ones: everybody's first job before anybody's second, within what the scheduler may hold at once."""
-    now = dispatch.now()
+    """The next ones, fair between their owners, within what the scheduler may hold at once."""
+    limits = dispatch.settings.limits
     with dispatch.database.reading() as session:
-        held = session.scalar(select(func.count()).select_from(Attempt).where(Attempt.state.in_(IN_SCHEDULER_STATES)))
-        room = min(BATCH, dispatch.settings.limits.max_in_scheduler - (held or 0))
-        if room <= 0:
+        held = _held(session)
+        if sum(one.all_jobs for one in held.values()) >= limits.max_in_scheduler:
             return []
-        turn = func.row_number().over(partition_by=Job.owner, order_by=(Job.created_at, Job.job_id))
+        candidates = _candidates(session, dispatch.now())
+        names = choose(
+            candidates,
+            held,
+            limits.max_in_scheduler,
+            limits.waiting_in_scheduler_per_person,
+            BATCH,
+        )
         rows = session.execute(
-            select(Job, Attempt, turn.label("turn"))
+            select(Job, Attempt)
             .join(Attempt, (Attempt.job_id == Job.job_id) & (Attempt.number == Job.attempt_number))
-            .where(
-                Job.state == JobState.ACCEPTED,
-                Job.cancel_asked_at.is_(None),
-                or_(Attempt.next_try_at.is_(None), Attempt.next_try_at <= now),
-            )
-            .order_by("turn", Job.created_at, Job.job_id)
-            .limit(room)
+            .where(Attempt.scheduler_name.in_(names))
         ).all()
+    order = {name: place for place, name in enumerate(names)}
+    return sorted(((row[0], row[1]) for row in rows), key=lambda pair: order[pair[1].scheduler_name])
+
+
+def _held(session: Session) -> dict[str, Held]:
+    """What each person has in the scheduler."""
+    has_not_started = case((Attempt.state == JobState.RUNNING, 0), else_=1)
+    rows = session.execute(
+        select(Job.owner, func.count(), func.sum(has_not_started))
+        .join(Attempt, Attempt.job_id == Job.job_id)
+        .where(Attempt.state.in_(IN_SCHEDULER_STATES))
+        .group_by(Job.owner)
+    ).all()
+    return {owner: Held(count, waiting) for owner, count, waiting in rows}
+
+
+def _candidates(session: Session, now: datetime) -> list[tuple[str, str]]:
+    """Owner and name of everybody's next ones, oldest first."""
+    turn = func.row_number().over(partition_by=Job.owner, order_by=(Job.created_at, Job.job_id))
+    accepted = (
+        select(Job.owner, Attempt.scheduler_name, Job.created_at, Job.job_id, turn.label("turn"))
+        .join(Attempt, (Attempt.job_id == Job.job_id) & (Attempt.number == Job.attempt_number))
+        .where(
+            Job.state == JobState.ACCEPTED,
+            Job.cancel_asked_at.is_(None),
+            or_(Attempt.next_try_at.is_(None), Attempt.next_try_at <= now),
+        )
+        .subquery()
+    )
+    rows = session.execute(
+        select(accepted.c.owner, accepted.c.scheduler_name)
+        .where(accepted.c.turn <= BATCH)
+        .order_by(accepted.c.created_at, accepted.c.job_id)
+    ).all()
     return [(row[0], row[1]) for row in rows]
 
 

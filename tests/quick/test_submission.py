@@ -429,6 +429,23 @@ def test_everybodys_first_job_goes_in_before_anybodys_second() -> None:
         assert portal.scheduler.submitted_names() == [portal.name(many[0]), portal.name(single)]
 
 
+def test_what_somebody_has_in_the_scheduler_counts_when_the_next_is_chosen() -> None:
+    """It is first come, first served there: what is in it already would stay ahead of the next visitor."""
+    with opened_portal(limits={"max_in_scheduler": 10, "waiting_in_scheduler_per_person": 4}) as portal:
+        many = []
+        for _ in range(20):
+            many.append(portal.submit(owner="many@example.org"))
+            portal.clock.advance(1)
+        portal.turn(times=3)
+        assert portal.scheduler.submitted_names() == [portal.name(job_id) for job_id in many[:4]]
+        single = portal.submit(owner="single@example.org")
+        portal.start_program(many[0])
+        portal.see(many[0], SchedulerState.RUNNING)
+        portal.turn(times=2)
+        names = [portal.name(single), portal.name(many[4])]
+        assert portal.scheduler.submitted_names()[4:] == names
+
+
 def test_jobs_of_one_person_go_in_in_the_order_in_which_they_came(portal: Portal) -> None:
     """Within one second, too."""
     ids = []
