@@ -63,6 +63,7 @@ class ScriptedScheduler(Scheduler):
     find_answers: dict[str, FindAnswer] = field(default_factory=dict)
     """By name, instead of what `jobs` says."""
     is_out: bool = False
+    accounting_is_out: bool = False
     """Nothing can be asked."""
     when_submitting: Callable[[], None] | None = None
     """Called once, when a batch has got in and before it is answered: to die, or to be overtaken."""
@@ -92,7 +93,8 @@ class ScriptedScheduler(Scheduler):
         return {name: self._find(name) for name in names}
 
     def health(self) -> Health:
-        return Health(not self.is_out, "scripted" if not self.is_out else "no route to host", running=1, waiting=2)
+        detail = "scripted" if not self.is_out else "no route to host"
+        return Health(not self.is_out, detail, running=1, waiting=2, accounting_ok=not self.accounting_is_out)
 
     def put_in(self, name: str) -> Handle:
         """Let the scheduler have a job of this name, once more."""

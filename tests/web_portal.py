@@ -184,7 +184,12 @@ class WebPortal:
         directory.make()
         return directory.work
 
-    def hear_from_scheduler(self, *, silent_since: datetime | None = None, running: int = 14, waiting: int = 6) -> None:
+    def hear_from_scheduler(
+        self,
+        *,
+        silent_since: datetime | None = None,
+        accounting_silent_since: datetime | None = None,
+        running: int = 14, waiting: int = 6) -> None:
         """What a dispatcher would have written down just now."""
         with self.parts.database.writing() as session:
             session.merge(
@@ -193,6 +198,7 @@ class WebPortal:
                     asked_at=self.clock.now,
                     answered_at=silent_since or self.clock.now,
                     silent_since=silent_since,
+                    accounting_silent_since=accounting_silent_since,
                     detail="",
                     running=running,
                     waiting=waiting,

@@ -130,6 +130,7 @@ def store_health(dispatch: Dispatch, health: Health) -> None:
             row.answered_at = now
             row.silent_since = None
             row.running, row.waiting = health.running, health.waiting
+            row.accounting_silent_since = None if health.accounting_ok else (row.accounting_silent_since or now)
         elif row.silent_since is None:
             row.silent_since = row.answered_at or now
 

@@ -190,6 +190,8 @@ class SchedulerHealth(Base):
     answered_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     silent_since: Mapped[datetime | None] = mapped_column(UtcDateTime)
     """Since when it has not answered; None while it does."""
+    accounting_silent_since: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    """Since when its accounting was needed and has not answered; None while it does, or nobody needs it."""
     detail: Mapped[str]
     running: Mapped[int | None]
     waiting: Mapped[int | None]

@@ -194,6 +194,8 @@ class Health:
     waiting: int | None = None
     log_detail: str = ""
     """What is wrong more exactly, for administrators."""
+    accounting_ok: bool = True
+    """False where accounting was needed at the last look, and did not answer."""
 
 
 @dataclass(frozen=True)

@@ -40,5 +40,6 @@ def job_state(record: JobRecord, scheduler: SchedulerStatus) -> JobStateText:
         "is_final": job.state.is_final,
         "output_bytes": sum(file_size(work, name) or 0 for name in (OUTPUT, ERROR_OUTPUT)),
         "scheduler": scheduler.kind,
+        "accounting": "silent" if scheduler.accounting_silent_since else "answering",
     }
     return JobStateText(json.dumps(state, ensure_ascii=False))

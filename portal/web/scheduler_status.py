@@ -22,11 +22,13 @@ class SchedulerStatus:
     waiting: int | None = None
     problem: str = ""
     """What is wrong, in a plain sentence, where it is silent and more is known than that."""
+    accounting_silent_since: datetime | None = None
+    """Where it answers and its accounting, which was needed, does not: since when."""
 
     @property
     def is_trouble(self) -> bool:
         """Whether pages of jobs should say so at the top."""
-        return self.kind in ("silent", "unattended")
+        return self.kind in ("silent", "unattended") or self.accounting_silent_since is not None
 
 
 def scheduler_status() -> SchedulerStatus:
@@ -41,4 +43,10 @@ def scheduler_status() -> SchedulerStatus:
     if health.silent_since is not None:
         problem = "" if "does not answer at the moment" in health.detail else health.detail
         return SchedulerStatus("silent", health.silent_since, health.running, health.waiting, problem)
-    return SchedulerStatus("answering", health.answered_at, health.running, health.waiting)
+    return SchedulerStatus(
+        "answering",
+        health.answered_at,
+        health.running,
+        health.waiting,
+        accounting_silent_since=health.accounting_silent_since,
+    )

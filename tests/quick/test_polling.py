@@ -319,6 +319,18 @@ def test_what_happened_during_an_outage_comes_to_light_after_it(portal: Portal) 
     assert portal.health().silent_since is None
 
 
+def test_since_when_accounting_does_not_answer_is_known_until_it_does(portal: Portal) -> None:
+    portal.running()
+    portal.scheduler.accounting_is_out = True
+    portal.turn()
+    since = portal.clock.now_utc()
+    portal.turn(60, times=3)
+    assert (portal.health().accounting_silent_since, portal.health().silent_since) == (since, None)
+    portal.scheduler.accounting_is_out = False
+    portal.turn()
+    assert portal.health().accounting_silent_since is None
+
+
 @pytest.mark.parametrize("exit_code", [None, 1])
 def test_an_answer_that_is_not_understood_changes_nothing(portal: Portal, exit_code: int | None) -> None:
     job_id = portal.running()

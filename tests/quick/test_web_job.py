@@ -233,7 +233,9 @@ def test_new_output_and_a_silent_scheduler_change_the_tag(portal: WebPortal) -> 
     tags.append(portal.browser.get(f"/jobs/{job_id}/state").headers["ETag"])
     portal.hear_from_scheduler(silent_since=portal.clock.now)
     tags.append(portal.browser.get(f"/jobs/{job_id}/state").headers["ETag"])
-    assert len(set(tags)) == 3
+    portal.hear_from_scheduler(accounting_silent_since=portal.clock.now)
+    tags.append(portal.browser.get(f"/jobs/{job_id}/state").headers["ETag"])
+    assert len(set(tags)) == 4
 
 
 def test_what_the_footer_and_the_banner_say(portal: WebPortal) -> None:
@@ -250,6 +252,15 @@ def test_what_the_footer_and_the_banner_say(portal: WebPortal) -> None:
     portal.hear_from_scheduler()
     portal.clock.advance(3600)
     assert "The scheduler has not been asked since" in page_of(portal, job_id)
+
+
+def test_accounting_that_does_not_answer_is_said_with_what_waits_for_it(portal: WebPortal) -> None:
+    job_id = portal.job()
+    portal.hear_from_scheduler(accounting_silent_since=portal.clock.now)
+    page = page_of(portal, job_id)
+    assert "The scheduler's accounting has not answered since" in page
+    assert "these stay as they are until it answers" in page
+    assert "Scheduler answered" in page
 
 
 def test_the_banner_names_the_problem_in_plain_words_while_jobs_are_taken_in(portal: WebPortal) -> None:
