@@ -3,11 +3,12 @@
 What lies on the other side may be a job's: only regular files are opened, and never more is read than was asked for.
 """
 
-import contextlib
 import os
 import secrets
 import stat
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 from paramiko.sftp_attr import SFTPAttributes
@@ -62,13 +63,8 @@ def read_small(sftp: SFTPClient, path: PurePosixPath, most_bytes: int) -> bytes 
 
 def write_whole(sftp: SFTPClient, path: PurePosixPath, data: bytes, mode: int) -> None:
     """Let `path` hold exactly `data`: written beside, and renamed over what is there. Raises OSError."""
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
-    try:
-        _write_new(sftp, beside, data, mode)
+    with _written_beside(sftp, path, data, mode) as beside:
         sftp.posix_rename(str(beside), str(path))
-    except OSError:
-        _remove(sftp, beside)
-        raise
 
 
 def create_exclusively(sftp: SFTPClient, path: PurePosixPath, data: bytes, mode: int) -> bool:
@@ -78,16 +74,30 @@ def create_exclusively(sftp: SFTPClient, path: PurePosixPath, data: bytes, mode:
     """
     if look(sftp, path) is not None:
         return False
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
     try:
-        _write_new(sftp, beside, data, mode)
-        sftp.rename(str(beside), str(path))
+        with _written_beside(sftp, path, data, mode) as beside:
+            sftp.rename(str(beside), str(path))
     except OSError:
-        _remove(sftp, beside)
         if look(sftp, path) is None:
             raise
         return False
     return True
+
+
+@contextmanager
+def _written_beside(sftp: SFTPClient, path: PurePosixPath, data: bytes, mode: int) -> Iterator[PurePosixPath]:
+    """A new file with this content, to be renamed to `path`; removed where that fails."""
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
+    try:
+        with sftp.open(str(beside), "wb") as file:
+            for start in range(0, len(data), _SENT_BYTES):
+                file.write(data[start : start + _SENT_BYTES])
+        sftp.chmod(str(beside), mode)
+        yield beside
+    except OSError:
+        with suppress(FileNotFoundError):
+            sftp.remove(str(beside))
+        raise
 
 
 def send_file(sftp: SFTPClient, local: Path, remote: PurePosixPath, mode: int, deadline: float) -> bool:
@@ -144,15 +154,3 @@ def put_in_place(part: Path, final: Path) -> None:
     """Let a whole file appear under its name, durably. Raises OSError."""
     part.replace(final)
     fsync_folder(final.parent)
-
-
-def _write_new(sftp: SFTPClient, path: PurePosixPath, data: bytes, mode: int) -> None:
-    with sftp.open(str(path), "wb") as file:
-        for start in range(0, len(data), _SENT_BYTES):
-            file.write(data[start : start + _SENT_BYTES])
-    sftp.chmod(str(path), mode)
-
-
-def _remove(sftp: SFTPClient, path: PurePosixPath) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        sftp.remove(str(path))
