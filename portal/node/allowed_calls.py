@@ -25,13 +25,13 @@ def _options(*patterns: str) -> Pattern[str]:
 
 _READ_ONLY = {
     "squeue": _options(
-        "--(me|all|noheader|array|states=all|version)",
+        "--(me|all|noheader|array|states=all|json|version)",
         "--Format={}".format(_WORDS),
         "--name={0}(,{0})*".format(_NAME),
         "--jobs={0}(,{0})*".format(_ID),
     ),
     "sacct": _options(
-        "--(noheader|allocations|parsable|duplicates|version)",
+        "--(noheader|allocations|parsable|duplicates|json|version)",
         "--(delimiter|format)={}".format(_WORDS),
         "--(starttime|endtime)={}".format(_TIME),
         "--name={0}(,{0})*".format(_NAME),

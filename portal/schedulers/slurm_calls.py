@@ -22,6 +22,7 @@ _CHUNK = 500
 
 _NAME = re.compile(r"[A-Za-z0-9_.+-]{1,200}")
 _ID = re.compile(r"[0-9]{1,10}(_[0-9]{1,10})?")
+_SHAPES_TEXT = re.compile(r"--(noheader|parsable|(delimiter|format|Format)=.*)")
 
 T = TypeVar("T")
 
@@ -81,6 +82,11 @@ def accounting_by_name_calls(names: Collection[str], since: datetime, separator:
     """All that accounting has under these names of jobs that were there after `since` (UTC)."""
     start = since.strftime("%Y-%m-%dT%H:%M:%S")
     return [[*_accounting(separator, start), f"--name={','.join(chunk)}"] for chunk in _chunks(_names(names))]
+
+
+def as_json(call: Call) -> Call:
+    """The same question to squeue or sacct, answered in JSON: for `slurm_json`, and without what shapes text."""
+    return [*(word for word in call if not _SHAPES_TEXT.fullmatch(word)), "--json"]
 
 
 def cancel_call(handle: Handle) -> Call:

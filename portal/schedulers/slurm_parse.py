@@ -21,6 +21,13 @@ _CANCELLED_BY = re.compile(r"CANCELLED by ([0-9]{1,10})")
 _VERSION = re.compile(r"(?:slurm(?:-wlm)?) ([0-9][0-9A-Za-z.~-]*)")
 
 
+class NotUnderstoodError(SchedulerError):
+    """The command answered, and not what it was asked for: another version's form, or no answer of its own at all."""
+
+    def __init__(self, log_detail: str) -> None:
+        super().__init__("The scheduler's answer makes no sense.", log_detail=log_detail)
+
+
 @dataclass(frozen=True)
 class Row:
     """One job, as the queue or accounting has it."""
@@ -43,13 +50,18 @@ def submitted_id(stdout: str) -> tuple[str, str] | None:
 
 
 def queue_rows(stdout: str, separator: str) -> list[Row]:
-    """The answer to `queue_call`. Raises SchedulerError where it is not whole."""
+    """The answer to `queue_call`. Raises NotUnderstoodError where it is not whole."""
     return [_queue_row(record) for record in _records(stdout, separator, len(QUEUE_FIELDS), "squeue")]
 
 
 def accounting_rows(stdout: str, separator: str) -> list[Row]:
-    """The answer to `accounting_calls`, the latest submission last. Raises SchedulerError where it is not whole."""
-    rows = [_accounting_row(record) for record in _records(stdout, separator, len(ACCOUNTING_FIELDS), "sacct")]
+    """The answer to `accounting_calls`, the latest submission last. Raises NotUnderstoodError where it is not whole."""
+    records = _records(stdout, separator, len(ACCOUNTING_FIELDS), "sacct")
+    return by_submission([_accounting_row(record) for record in records])
+
+
+def by_submission(rows: Iterable[Row]) -> list[Row]:
+    """The latest submission last; accounting's own order is another."""
     long_ago = datetime.min.replace(tzinfo=UTC)
     return sorted(rows, key=lambda row: row.submitted_at or long_ago)
 
@@ -100,14 +112,15 @@ def _records(stdout: str, separator: str, fields: int, command: str) -> list[Seq
     return [[field.strip() for field in record] for record in records]
 
 
-def _not_an_answer(command: str, text: str) -> SchedulerError:
-    detail = f"{command} printed something else than what it was asked for, or a part of it: …{text[-200:]!r}"
-    return SchedulerError("The scheduler's answer makes no sense.", log_detail=detail)
+def _not_an_answer(command: str, text: str) -> NotUnderstoodError:
+    return NotUnderstoodError(
+        f"{command} printed something else than what it was asked for, or a part of it: …{text[-200:]!r}"
+    )
 
 
 def _queue_row(record: Sequence[str]) -> Row:
     scheduler_id, name, word, reason, exit_code, nodes, start, end = record
-    observation = observation_of(word, reason, _from_wait_status(exit_code), nodes, _time(start), _time(end))
+    observation = observation_of(word, reason, _ending(exit_code), nodes, _time(start), _time(end))
     return Row(scheduler_id, name, observation)
 
 
@@ -116,12 +129,14 @@ def _accounting_row(record: Sequence[str]) -> Row:
     started_at = _time(start)
     # sacct's reason is why it last waited: it explains the end of those only that never started.
     why = reason if started_at is None else ""
-    observation = observation_of(word, why, _from_exit_code(exit_code), nodes, started_at, _time(end))
+    observation = observation_of(word, why, _ending(exit_code), nodes, started_at, _time(end))
     return Row(scheduler_id, name, observation, _time(submit))
 
 
 Ending = tuple[int, int]
 """Exit code and signal, as Slurm has them: one of them is 0."""
+NO_ENDING: Ending = (0, 0)
+"""Of one that has not ended, or whose end is not told."""
 
 
 def observation_of(
@@ -172,15 +187,16 @@ def _spelled_out(state: SchedulerState, ending: Ending) -> tuple[int | None, int
     return exit_code or None, None
 
 
-def _from_wait_status(text: str) -> Ending:
-    """squeue's exit_code is a raw wait status."""
-    status = int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else 0
-    return (status >> 8) & 0xFF, status & 0x7F
+def _ending(text: str) -> Ending:
+    """`7:0`, or the raw wait status that squeue of 22.05 shows instead."""
+    if match := _EXIT_CODE.fullmatch(text):
+        return int(match[1]), int(match[2])
+    return ending_of(int(text)) if text.isascii() and text.isdecimal() and len(text) < 10 else NO_ENDING
 
 
-def _from_exit_code(text: str) -> Ending:
-    match = _EXIT_CODE.fullmatch(text)
-    return (int(match[1]), int(match[2])) if match else (0, 0)
+def ending_of(wait_status: int) -> Ending:
+    """What a raw wait status says."""
+    return (wait_status >> 8) & 0xFF, wait_status & 0x7F
 
 
 def _time(text: str) -> datetime | None:

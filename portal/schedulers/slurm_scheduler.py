@@ -4,7 +4,7 @@ The queue (`squeue -t all`) is asked first: it knows what is alive, and for MinJ
 ended. Accounting (`sacct`) is asked for those that it does not know any more. An error of either is never an end.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from datetime import timedelta
 
@@ -13,7 +13,7 @@ import structlog
 from portal.clock import Clock
 from portal.errors import SchedulerError
 from portal.node.submit import BUSY
-from portal.schedulers import slurm_calls, slurm_directives
+from portal.schedulers import slurm_calls, slurm_directives, slurm_json
 from portal.schedulers.base import (
     Absent,
     Capabilities,
@@ -34,6 +34,7 @@ from portal.schedulers.base import (
 from portal.schedulers.commands import NO_ANSWER, NotReachedError
 from portal.schedulers.helper import AT_ONCE, CERTAINLY_WITHOUT_EFFECT, Helper, Result
 from portal.schedulers.slurm_parse import (
+    NotUnderstoodError,
     Row,
     accounting_rows,
     has_no_accounting,
@@ -72,6 +73,10 @@ class SlurmScheduler(Scheduler):
         self._clock = clock
         self._version: str | None = None
         self._counts: tuple[int | None, int | None] = (None, None)
+        self._accounting_ok = True
+        """False where the last look needed accounting, and it did not answer."""
+        self._not_understood: set[str] = set()
+        """The commands whose text was not understood, so that the log says it once."""
         self._ghosts: dict[Handle, float] = {}
         """Since when (monotonic) the queue lacks what accounting calls alive."""
         self.capabilities = Capabilities(
@@ -109,6 +114,7 @@ class SlurmScheduler(Scheduler):
         seen = {handle: latest(rows.get(handle.scheduler_id, ()), handle) for handle in handles}
         answers = {handle: row.observation for handle, row in seen.items() if row is not None}
         missing = [handle for handle in handles if handle not in answers]
+        self._accounting_ok = True
         # The queue does not say who cancelled a job; accounting does.
         cancelled = [handle for handle, found in answers.items() if found.state is SchedulerState.CANCELLED]
         if missing or cancelled:
@@ -116,6 +122,7 @@ class SlurmScheduler(Scheduler):
                 kept = self._accounting([*missing, *cancelled])
             except SchedulerError as error:
                 log.warning("accounting does not answer", error=str(error))
+                self._accounting_ok = False
                 silent = Observation(SchedulerState.UNKNOWN, reason="accounting does not answer")
                 return answers | dict.fromkeys(missing, silent)
             answers |= {handle: self._left_the_queue(handle, latest(kept, handle)) for handle in missing}
@@ -155,12 +162,12 @@ class SlurmScheduler(Scheduler):
             return {name: Unknown(str(error)) for name in names}
         rows: list[Row] = []
         problem = None
-        for read, answers in (
-            (self._queue_rows, results[: len(of_queue)]),
-            (self._accounting_rows, results[len(of_queue) :]),
+        for read, calls, answers in (
+            (self._queue_rows, of_queue, results[: len(of_queue)]),
+            (self._accounting_rows, of_accounting, results[len(of_queue) :]),
         ):
             try:
-                rows += read(answers, separator)
+                rows += read(calls, answers, separator)
             except SchedulerError as error:
                 problem = str(error)
         if problem is None and not self.capabilities.has_accounting:
@@ -182,7 +189,8 @@ class SlurmScheduler(Scheduler):
             said = ping.problem if not ping.is_good else " ".join(ping.stdout.split())[:200]
             return Health(ok=False, detail="Slurm's controller does not answer.", log_detail=said)
         running, waiting = self._counts
-        return Health(True, f"Slurm {self._version or ''}".strip(), running, waiting)
+        detail = f"Slurm {self._version or ''}".strip()
+        return Health(True, detail, running, waiting, accounting_ok=self._accounting_ok)
 
     def refusals(self, specs: Sequence[JobSpec]) -> list[str | None]:
         """What `sbatch --test-only` says of each. Raises SchedulerError."""
@@ -196,7 +204,8 @@ class SlurmScheduler(Scheduler):
     def _queue(self) -> dict[str, list[Row]]:
         """All jobs that the controller knows, by id. Raises SchedulerError."""
         separator = slurm_calls.new_separator()
-        rows = self._queue_rows(self._helper.call([slurm_calls.queue_call(separator)]), separator)
+        calls = [slurm_calls.queue_call(separator)]
+        rows = self._queue_rows(calls, self._helper.call(calls), separator)
         alive = [row.observation.state for row in rows if row.observation.state.is_alive]
         waiting = sum(state in _WAITING for state in alive)
         self._counts = len(alive) - waiting, waiting
@@ -209,17 +218,41 @@ class SlurmScheduler(Scheduler):
         """All that accounting has of them; nothing where the cluster keeps none. Raises SchedulerError."""
         separator = slurm_calls.new_separator()
         calls = slurm_calls.accounting_calls(handles, separator)
-        return self._accounting_rows(self._helper.call(calls), separator) if calls else []
+        return self._accounting_rows(calls, self._helper.call(calls), separator) if calls else []
 
-    @staticmethod
-    def _queue_rows(results: Sequence[Result], separator: str) -> list[Row]:
-        return [row for result in results for row in queue_rows(_output(result, "squeue"), separator)]
+    def _queue_rows(self, calls: Sequence[slurm_calls.Call], results: Sequence[Result], separator: str) -> list[Row]:
+        try:
+            return [row for result in results for row in queue_rows(_output(result, "squeue"), separator)]
+        except NotUnderstoodError as error:
+            return self._in_json("squeue", calls, slurm_json.queue_rows, error)
 
-    def _accounting_rows(self, results: Sequence[Result], separator: str) -> list[Row]:
+    def _accounting_rows(
+        self, calls: Sequence[slurm_calls.Call], results: Sequence[Result], separator: str
+    ) -> list[Row]:
         if any(result.failure is None and has_no_accounting(result.stderr) for result in results):
             self.capabilities = replace(self.capabilities, has_accounting=False)
             return []
-        return [row for result in results for row in accounting_rows(_output(result, "sacct"), separator)]
+        try:
+            return [row for result in results for row in accounting_rows(_output(result, "sacct"), separator)]
+        except NotUnderstoodError as error:
+            return self._in_json("sacct", calls, slurm_json.accounting_rows, error)
+
+    def _in_json(
+        self,
+        command: str,
+        calls: Sequence[slurm_calls.Call],
+        read: Callable[[str], list[Row]],
+        error: NotUnderstoodError,
+    ) -> list[Row]:
+        """The same question once more: a version whose text has another form says in JSON what is what.
+
+        Raises SchedulerError.
+        """
+        if command not in self._not_understood:
+            self._not_understood.add(command)
+            log.warning("the text of Slurm's answer is not understood: asking for JSON", error=str(error))
+        results = self._helper.call([slurm_calls.as_json(call) for call in calls])
+        return [row for result in results for row in read(_output(result, f"{command} --json"))]
 
     def _left_the_queue(self, handle: Handle, row: Row | None) -> Observation:
         """What is to be said of a job that the queue does not know, from what accounting has."""
@@ -228,8 +261,9 @@ class SlurmScheduler(Scheduler):
         observation = row.observation
         lost = observation.state is SchedulerState.CANCELLED and observation.cancelled_by is None
         if lost and not observation.never_runs:
-            # Seen with 22.05: a person's is `CANCELLED by <uid>`. This is how a controller that starts without its old
-            # state closes the books of what it does not know any more, whether or not that still runs.
+            # Seen with 22.05 and 24.11: a person's is `CANCELLED by <uid>`. This is how a controller that starts
+            # without its old state closes the books of what it does not know any more, whether or not that still runs.
+            # (26.05 leaves them open: RUNNING for ever.)
             return replace(observation, state=SchedulerState.NOT_FOUND, reason="the controller lost it")
         if observation.state.is_final:
             return observation

@@ -1,10 +1,11 @@
 """Slurm's words: every state of its documentation, the reasons why jobs wait, the errors of sbatch.
 
-States: squeue(1) and sacct(1) of 22.05, "JOB STATE CODES", and the flags of newer ones' `--json` (`slurm.h`,
+States: squeue(1) and sacct(1) of 22.05 to 26.05, "JOB STATE CODES", and the flags of newer ones' `--json` (`slurm.h`,
 `JOB_STATE_FLAGS`). Reasons: squeue(1), "JOB REASON CODES". Errors: the texts of `slurm_errno.c`, as sbatch prints them.
 """
 
 import re
+from collections.abc import Sequence
 
 import structlog
 
@@ -46,6 +47,12 @@ STATES: dict[str, SchedulerState] = {
 FLAGS_WITHOUT_MEANING = frozenset({"LAUNCH_FAILED", "UPDATE_DB", "RECONFIG_FAIL", "POWER_UP_NODE", "EXPEDITING"})
 """Flags that stand beside a state in `--json` and change nothing of it."""
 
+_FLAGS = (
+    "COMPLETING", "STAGE_OUT", "CONFIGURING", "RESIZING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT",
+    "STOPPED", "REVOKED", "RESV_DEL_HOLD", "SIGNALING",
+)  # fmt: skip
+"""The flags that stand for the state where only one word is shown, the strongest first: as squeue's text has it."""
+
 _HELD_REASONS = re.compile(r"JobHeld(User|Admin)|launch failed requeued held|JobHoldMaxRequeue|.*requeued held")
 _NEVER_RUNS = frozenset({"DependencyNeverSatisfied", "BadConstraints"})
 _EMPTY = frozenset({"", "None", "NONE", "(null)", "N/A"})
@@ -78,6 +85,8 @@ _END_REASONS = {
     "DependencyNeverSatisfied": "the job that it waited for did not end as it should",
     "InactiveLimit": "it did nothing for too long",
     "JobLaunchFailure": "it could not be started on its node",
+    # 24.11's (`RaisedSignal:53(Real-time signal 19)`): no signal at all, but Slurm's number for a launch that failed.
+    "RaisedSignal:53": "it could not be started on its node",
     "SystemFailure": "the cluster had a failure",
 }
 
@@ -89,6 +98,18 @@ def state_of(word: str) -> SchedulerState:
         log.warning("Slurm has a word for a state that the portal does not know", word=word[:100])
         return SchedulerState.UNKNOWN
     return state
+
+
+def word_of(words: Sequence[str]) -> str:
+    """The one word that Slurm's text has for a state and its flags, as `--json` lists them; `""` for none.
+
+    A word that is not in the documentation comes before all: it might change what the others mean.
+    """
+    for word in words:
+        if word not in STATES and word not in FLAGS_WITHOUT_MEANING:
+            return word
+    told = [word for word in words if word in STATES]
+    return next((flag for flag in _FLAGS if flag in told), told[0] if told else "")
 
 
 def is_held(reason: str) -> bool:
@@ -120,8 +141,9 @@ def why_it_ended(reason: str) -> str | None:
 
     The others are why it waited before, or repeat the state (`NonZeroExitCode`, `TimeLimit`, `NodeDown`).
     """
-    words = _END_REASONS.get(reason.strip())
-    return f"{words} ({reason.strip()})" if words else None
+    reason = reason.strip().partition("(")[0]
+    words = _END_REASONS.get(reason)
+    return f"{words} ({reason})" if words else None
 
 
 _PERMANENT = re.compile(
@@ -175,6 +197,7 @@ _TRANSIENT = re.compile(
             r"Requested account has breached requested QOS usage threshold",
             r"Unable to create job record, try again",
             r"Resource temporarily unavailable",
+            r"MaxJobCount limit reached",
             r"Requested partition configuration not available now",
             r"Required partition not available",
             r"Required node not available",

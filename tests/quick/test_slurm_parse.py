@@ -20,9 +20,18 @@ from portal.schedulers.slurm_parse import (
     submitted_id,
     version_of,
 )
-from tests.slurm_recordings import SEPARATOR, accounting_answer, queue_answer, record, recorded
+from tests.slurm_recordings import (
+    RECORDED_SEPARATOR,
+    SEPARATOR,
+    VERSIONS,
+    accounting_answer,
+    queue_answer,
+    record,
+    recorded,
+)
 
 PREFIX = "portal-word-"
+each_version = pytest.mark.parametrize("version", VERSIONS)
 
 
 def by_word(rows: list[Row]) -> dict[str, Observation]:
@@ -56,23 +65,37 @@ QUEUE_STATES = {
 }
 
 
-def test_the_recorded_queue_in_every_state() -> None:
-    seen = by_word(queue_rows(queue_answer("squeue"), SEPARATOR))
+@each_version
+def test_the_recorded_queue_in_every_state(version: str) -> None:
+    seen = by_word(queue_rows(queue_answer("squeue", version=version), SEPARATOR))
     assert {word: seen[word].state for word in QUEUE_STATES} == QUEUE_STATES
     assert re.fullmatch("node[1-3]", seen["running"].node or "")
     assert seen["running"].started_at is not None
     assert seen["running"].ended_at is None
-    assert by_word(queue_rows(queue_answer("squeue-later"), SEPARATOR))["time-limit"].state is SchedulerState.TIME_LIMIT
-    dead = by_word(queue_rows(queue_answer("squeue-node-failed"), SEPARATOR))["node-failed"]
+    later = by_word(queue_rows(queue_answer("squeue-later", version=version), SEPARATOR))
+    assert later["time-limit"].state is SchedulerState.TIME_LIMIT
+    dead = by_word(queue_rows(queue_answer("squeue-node-failed", version=version), SEPARATOR))["node-failed"]
     assert (dead.state, dead.raw_state, dead.exit_code, dead.reason) == (
         SchedulerState.NODE_FAILURE, "NODE_FAIL", None, None,
     )  # fmt: skip
-    memory = by_word(queue_rows(queue_answer("squeue-out-of-memory"), SEPARATOR))["out-of-memory"]
+    memory = by_word(queue_rows(queue_answer("squeue-out-of-memory", version=version), SEPARATOR))["out-of-memory"]
     assert memory.state is SchedulerState.OUT_OF_MEMORY
 
 
-def test_a_job_that_waits_says_why_and_when_it_is_to_start() -> None:
-    seen = by_word(queue_rows(queue_answer("squeue"), SEPARATOR))
+@each_version
+def test_the_recorded_queue_tells_exit_codes_and_signals(version: str) -> None:
+    seen = by_word(queue_rows(recorded("portal-queue", version)[1], RECORDED_SEPARATOR))
+    ended = ACCOUNTED.keys() - {"time-limit"}
+    assert {word: (seen[word].raw_state, seen[word].exit_code, seen[word].signal) for word in ended} == {
+        word: ACCOUNTED[word] for word in ended
+    }
+    assert (seen["launch-failed"].reason or "").startswith("it could not be started on its node (")
+    assert seen["signal-11"].reason is None
+
+
+@each_version
+def test_a_job_that_waits_says_why_and_when_it_is_to_start(version: str) -> None:
+    seen = by_word(queue_rows(queue_answer("squeue", version=version), SEPARATOR))
     waits = seen["waits-for-resources"]
     assert waits.reason == "it waits for free nodes (Resources)"
     assert waits.expected_start_at is not None
@@ -97,8 +120,9 @@ ACCOUNTED = {
 }
 
 
-def test_recorded_accounting_with_exit_codes_and_signals() -> None:
-    seen = by_word(accounting_rows(accounting_answer("sacct"), SEPARATOR))
+@each_version
+def test_recorded_accounting_with_exit_codes_and_signals(version: str) -> None:
+    seen = by_word(accounting_rows(accounting_answer("sacct", version=version), SEPARATOR))
     found = {word: (seen[word].raw_state, seen[word].exit_code, seen[word].signal) for word in ACCOUNTED}
     assert found == ACCOUNTED
     by_root = seen["cancelled-by-root"]
@@ -109,8 +133,11 @@ def test_recorded_accounting_with_exit_codes_and_signals() -> None:
     assert re.fullmatch("uid [1-9][0-9]*", seen["cancelled-by-owner"].cancelled_by or "")
 
 
-def test_out_of_memory_in_accounting_is_no_signal_125() -> None:
-    seen = by_word(accounting_rows(accounting_answer("sacct-out-of-memory"), SEPARATOR))["out-of-memory"]
+@each_version
+def test_out_of_memory_in_accounting_is_no_signal_125(version: str) -> None:
+    seen = by_word(accounting_rows(accounting_answer("sacct-out-of-memory", version=version), SEPARATOR))[
+        "out-of-memory"
+    ]
     assert (seen.state, seen.exit_code, seen.signal) == (SchedulerState.OUT_OF_MEMORY, None, None)
 
 
@@ -138,9 +165,15 @@ def queue_record(exit_code: str, state: str = "FAILED", reason: str = "None") ->
         ("125", "OUT_OF_MEMORY", "OutOfMemory", None, None),
         ("1", "FAILED", "BadConstraints", None, None),
         ("", "FAILED", "None", None, None),
+        # 24.11's form.
+        ("7:0", "FAILED", "NonZeroExitCode", 7, None),
+        ("0:9", "FAILED", "RaisedSignal:9(Killed)", None, 9),
+        ("0:53", "FAILED", "RaisedSignal:53(Real-time signal 19)", None, None),
+        ("0:0", "COMPLETED", "None", 0, None),
+        ("0:125", "OUT_OF_MEMORY", "OutOfMemory", None, None),
     ],
 )
-def test_the_queues_exit_code_is_a_wait_status(
+def test_the_queues_exit_code_is_a_wait_status_or_code_and_signal(
     exit_code: str, state: str, reason: str, code: int | None, signal: int | None
 ) -> None:
     [row] = queue_rows(queue_record(exit_code, state, reason), SEPARATOR)
@@ -224,9 +257,13 @@ def test_the_id_that_sbatch_gives(stdout: str, answer: tuple[str, str] | None) -
     assert submitted_id(stdout) == answer
 
 
+@each_version
+def test_the_recorded_controller_is_up_or_down(version: str) -> None:
+    assert is_up(recorded("scontrol-ping", version)[1])
+    assert not is_up(recorded("scontrol-ping-controller-down", version)[1])
+
+
 def test_whether_the_controller_is_up() -> None:
-    assert is_up(recorded("scontrol-ping")[1])
-    assert not is_up(recorded("scontrol-ping-controller-down")[1])
     assert is_up("Slurmctld(primary) at a is DOWN\nSlurmctld(backup) at b is UP\n")
     assert not is_up("")
 
@@ -234,14 +271,16 @@ def test_whether_the_controller_is_up() -> None:
 def test_versions_of_slurm_and_of_debians() -> None:
     assert version_of("slurm-wlm 22.05.8\n") == "22.05.8"
     assert version_of("slurm 23.11.4\n") == "23.11.4"
+    assert version_of("slurm-wlm 26.05.5\n") == "26.05.5"
     assert version_of("bash: scontrol: not found\n") is None
 
 
-def test_which_failures_of_scancel_mean_that_it_is_gone() -> None:
+@each_version
+def test_which_failures_of_scancel_mean_that_it_is_gone(version: str) -> None:
     assert is_gone("scancel: error: Kill job error on job id 99999: Invalid job id specified\n")
     assert is_gone("scancel: error: Kill job error on job id 1: Job/step already completing or completed\n")
     for name in ("scancel-controller-down", "scancel-munge-down", "scancel-of-somebody-else"):
-        assert not is_gone(recorded(name)[2])
+        assert not is_gone(recorded(name, version)[2])
     assert not is_gone("")
 
 

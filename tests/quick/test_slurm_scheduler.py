@@ -27,7 +27,7 @@ from portal.schedulers.commands import NotReachedError
 from portal.schedulers.helper import Helper, Result, parse_answer
 from portal.schedulers.slurm_scheduler import ACCOUNTING_LAG_SECONDS, CONTROLLER_SECONDS, SlurmScheduler
 from tests.fake_clock import FakeClock
-from tests.slurm_recordings import accounting_answer, queue_answer, record, recorded
+from tests.slurm_recordings import VERSIONS, accounting_answer, queue_answer, record, recorded
 
 JOBS = Path("/jobs")
 Answer = dict[str, Any]
@@ -232,6 +232,9 @@ def test_without_accounting_what_left_the_queue_is_unknown_and_the_rest_is_not(b
     assert answers[B].state is SchedulerState.UNKNOWN
     assert answers[C].state is SchedulerState.CANCELLED
     assert bench.scheduler.capabilities.has_accounting
+    assert (bench.scheduler.health().ok, bench.scheduler.health().accounting_ok) == (True, False)
+    bench.scheduler.observe([A])
+    assert bench.scheduler.health().accounting_ok
 
 
 def test_who_cancelled_it_comes_from_accounting(bench: Bench) -> None:
@@ -363,11 +366,102 @@ def test_closing_closes_the_connection(bench: Bench) -> None:
     assert bench.runner.is_closed
 
 
-def test_the_recorded_jobs_from_submission_to_accounting(bench: Bench) -> None:
+class OtherVersion:
+    """squeue and sacct of a version whose text has another form, and whose JSON is 24.11's, as recorded."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+        bench.runner.commands["squeue"] = self.squeue
+        bench.runner.commands["sacct"] = self.sacct
+        rows = [line.split("|recorded|") for line in recorded("pair-queue", "24.11.5")[1].splitlines()]
+        self.handles = {row[1].removeprefix("portal-word-").removesuffix("-1"): Handle(row[0], row[1]) for row in rows}
+
+    def squeue(self, call: list[str]) -> Answer:
+        return said(recorded("pair-queue-json", "24.11.5")[1] if "--json" in call else "17 a RUNNING\n")
+
+    def sacct(self, call: list[str]) -> Answer:
+        return said(recorded("pair-accounting-json", "24.11.5")[1] if "--json" in call else "17 a FAILED 7\n")
+
+    def see(self, word: str) -> Observation:
+        return self.bench.see(self.handles[word])
+
+
+def test_text_that_is_not_understood_is_asked_for_in_json(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    other = OtherVersion(bench)
+    assert other.see("running").state is SchedulerState.RUNNING
+    assert other.see("exit-code-7").exit_code == 7
+    cancelled = other.see("cancelled-by-root")
+    assert (cancelled.state, cancelled.cancelled_by) == (SchedulerState.CANCELLED, "user root")
+    assert bench.see(Handle("999999", "portal-nobody-1")) == NOT_FOUND
+    asked = bench.runner.asked("squeue")
+    assert [("--json" in call, "--me" in call, "--states=all" in call) for call in asked[:2]] == [
+        (False, True, True), (True, True, True),
+    ]  # fmt: skip
+    assert not any(word.startswith("--Format") or word == "--noheader" for word in asked[1])
+    in_json = bench.runner.asked("sacct")[1]
+    assert {"--duplicates", "--allocations", "--starttime=1970-01-01T00:00:00", "--json"} < set(in_json)
+    assert not any(word.startswith(("--format", "--delimiter", "--parsable")) for word in in_json)
+    said_so = [line for line in capsys.readouterr().out.splitlines() if "asking for JSON" in line]
+    assert len(said_so) == 2  # once for squeue and once for sacct, whatever the number of polls
+
+
+def test_what_left_the_queue_is_read_from_accountings_json(bench: Bench) -> None:
+    other = OtherVersion(bench)
+    bench.runner.queue()
+    assert other.see("exit-code-7").exit_code == 7
+    assert other.see("signal-11").signal == 11
+    assert other.see("cancelled-by-owner").cancelled_by == "user portal-jobs"
+
+
+def test_names_are_found_in_json_too(bench: Bench) -> None:
+    other = OtherVersion(bench)
+    handle = other.handles["running"]
+    assert bench.scheduler.find([handle.name, "portal-nobody-1"]) == {
+        handle.name: Found((handle,)),
+        "portal-nobody-1": Absent(),
+    }
+    assert bench.runner.requests == 3
+
+
+@pytest.mark.parametrize(
+    "in_json",
+    [
+        said("garbage\n"),
+        said(),
+        failed("timed_out"),
+        said(recorded("squeue-json-controller-down")[1]),
+        said("", "Unable to contact slurm controller", 1),
+    ],
+)
+def test_without_json_either_nothing_is_known(bench: Bench, in_json: Answer) -> None:
+    other = OtherVersion(bench)
+    bench.runner.commands["squeue"] = lambda call: in_json if "--json" in call else other.squeue(call)
+    with pytest.raises(SchedulerError):
+        other.see("running")
+    assert isinstance(bench.scheduler.find(["portal-nobody-1"])["portal-nobody-1"], Unknown)
+
+
+def test_without_accountings_json_either_what_left_the_queue_is_unknown(bench: Bench) -> None:
+    other = OtherVersion(bench)
+    bench.runner.queue()
+    bench.runner.commands["sacct"] = lambda _: said("garbage\n")
+    assert other.see("exit-code-7").state is SchedulerState.UNKNOWN
+
+
+@pytest.mark.parametrize("name", ["squeue-controller-down", "squeue-munge-down"])
+def test_a_command_that_failed_is_not_asked_again(bench: Bench, name: str) -> None:
+    bench.runner.commands["squeue"] = as_recorded(name)
+    with pytest.raises(SchedulerError):
+        bench.scheduler.observe([A])
+    assert len(bench.runner.asked("squeue")) == 1
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_recorded_jobs_from_submission_to_accounting(bench: Bench, version: str) -> None:
     """All that were recorded are found again in accounting after they left the queue."""
-    bench.runner.commands["squeue"] = lambda call: said(queue_answer("squeue", separator_of(call)))
-    bench.runner.commands["sacct"] = lambda call: said(accounting_answer("sacct", separator_of(call)))
-    rows = [line.split("|") for line in recorded("sacct")[1].splitlines()]
+    bench.runner.commands["squeue"] = lambda call: said(queue_answer("squeue", separator_of(call), version))
+    bench.runner.commands["sacct"] = lambda call: said(accounting_answer("sacct", separator_of(call), version))
+    rows = [line.split("|") for line in recorded("sacct", version)[1].splitlines()]
     handles = {Handle(row[0], row[1]) for row in rows}
     seen = bench.scheduler.observe(handles)
     assert set(seen) == handles

@@ -3,10 +3,20 @@
 import pytest
 
 from portal.schedulers.base import Deferred, InDoubt, Rejected, SchedulerState
-from portal.schedulers.slurm_words import STATES, is_held, never_runs, refusal_of, state_of, why_it_ended, why_it_waits
-from tests.slurm_recordings import recorded
+from portal.schedulers.slurm_words import (
+    FLAGS_WITHOUT_MEANING,
+    STATES,
+    is_held,
+    never_runs,
+    refusal_of,
+    state_of,
+    why_it_ended,
+    why_it_waits,
+    word_of,
+)
+from tests.slurm_recordings import VERSIONS, recorded
 
-# "JOB STATE CODES" of squeue(1) and sacct(1), 22.05, whole.
+# "JOB STATE CODES" of squeue(1) and sacct(1), whole: the same in 22.05, 24.11 and 26.05.
 DOCUMENTED = {
     "BOOT_FAIL", "CANCELLED", "COMPLETED", "CONFIGURING", "COMPLETING", "DEADLINE", "FAILED", "NODE_FAIL",
     "OUT_OF_MEMORY", "PENDING", "PREEMPTED", "RUNNING", "RESV_DEL_HOLD", "REQUEUE_FED", "REQUEUE_HOLD", "REQUEUED",
@@ -34,6 +44,36 @@ def test_every_documented_state_has_its_place_and_no_other_has() -> None:
 )
 def test_what_the_less_common_states_mean(word: str, state: SchedulerState) -> None:
     assert state_of(word) is state
+
+
+# `--json` lists more flags: those of 26.05's data parsers.
+FLAGS = {
+    "COMPLETING", "CONFIGURING", "EXPEDITING", "LAUNCH_FAILED", "POWER_UP_NODE", "RECONFIG_FAIL", "REQUEUED",
+    "REQUEUE_FED", "REQUEUE_HOLD", "RESIZING", "RESV_DEL_HOLD", "REVOKED", "SIGNALING", "SPECIAL_EXIT", "STAGE_OUT",
+    "STOPPED", "UPDATE_DB",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("flag", sorted(FLAGS))
+def test_a_flag_says_what_text_says_or_nothing(flag: str) -> None:
+    assert word_of(["RUNNING", flag]) == ("RUNNING" if flag in FLAGS_WITHOUT_MEANING else flag)
+
+
+@pytest.mark.parametrize(
+    ("words", "word"),
+    [
+        (["RUNNING"], "RUNNING"),
+        (["CANCELLED", "COMPLETING"], "COMPLETING"),
+        (["PENDING", "REQUEUED", "SPECIAL_EXIT"], "REQUEUED"),
+        (["NODE_FAIL", "LAUNCH_FAILED"], "NODE_FAIL"),
+        (["RUNNING", "CONFIGURING", "POWER_UP_NODE"], "CONFIGURING"),
+        (["COMPLETED", "DREAMING"], "DREAMING"),
+        (["LAUNCH_FAILED"], ""),
+        ([], ""),
+    ],
+)
+def test_a_state_and_its_flags_are_one_word(words: list[str], word: str) -> None:
+    assert word_of(words) == word
 
 
 def test_only_ends_are_final() -> None:
@@ -76,6 +116,10 @@ def test_a_reason_that_says_nothing_and_one_that_nobody_knows() -> None:
 
 def test_why_it_ended_says_only_what_is_new() -> None:
     assert why_it_ended("BadConstraints") == "no node of the cluster can ever run it (BadConstraints)"
+    launch = "it could not be started on its node"
+    assert why_it_ended("JobLaunchFailure") == f"{launch} (JobLaunchFailure)"
+    assert why_it_ended("RaisedSignal:53(Real-time signal 19)") == f"{launch} (RaisedSignal:53)"
+    assert why_it_ended("RaisedSignal:9(Killed)") is None
     for said_already in ("NonZeroExitCode", "TimeLimit", "OutOfMemory", "NodeDown", "BeginTime", "None", ""):
         assert why_it_ended(said_already) is None
 
@@ -114,11 +158,16 @@ REFUSALS: dict[str, tuple[type, str]] = {
 }
 
 
+OTHER_WORDS = {("26.05.5", "sbatch-queue-full"): "MaxJobCount limit reached"}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("name", REFUSALS)
-def test_what_a_recorded_refusal_means(name: str) -> None:
-    exit_code, _, stderr = recorded(name)
+def test_what_a_recorded_refusal_means(name: str, version: str) -> None:
+    exit_code, _, stderr = recorded(name, version)
     assert exit_code != 0
     kind, words = REFUSALS[name]
+    words = OTHER_WORDS.get((version, name), words)
     answer = refusal_of(stderr)
     assert isinstance(answer, kind)
     assert words in answer.reason

@@ -24,7 +24,7 @@ from pathlib import Path
 from portal.schedulers import slurm_calls
 from tests.waiting import wait_until
 
-_DATA = Path(__file__).parents[1] / "data" / "slurm"
+DATA = Path(__file__).parents[1] / "data" / "slurm"
 _CLUSTER = Path(__file__).parents[2] / "deploy" / "slurm" / "cluster.sh"
 
 SEPARATOR = "|recorded|"
@@ -45,32 +45,32 @@ def _environment() -> dict[str, str]:
 
 
 @cache
-def _version() -> str:
-    return _run("sbatch", "--version").stdout.decode().split()[1]
+def version() -> str:
+    return run("sbatch", "--version").stdout.decode().split()[1]
 
 
-def _run(*command: str, account: str = "portal-jobs") -> subprocess.CompletedProcess[bytes]:
+def run(*command: str, account: str = "portal-jobs") -> subprocess.CompletedProcess[bytes]:
     if account != "root":
         command = ("setpriv", "--reuid", account, "--regid", "portal-jobs", "--clear-groups", *command)
     return subprocess.run(
-        command, env=_environment(), cwd=_folder(), stdin=subprocess.DEVNULL, capture_output=True, timeout=300
+        command, env=_environment(), cwd=jobs_folder(), stdin=subprocess.DEVNULL, capture_output=True, timeout=300
     )
 
 
-def _folder() -> Path:
+def jobs_folder() -> Path:
     """Where the scripts and their output lie."""
     return Path(_environment()["CLUSTER_JOBS_DIR"]) / "recording"
 
 
-def _cluster(*arguments: str) -> None:
+def cluster(*arguments: str) -> None:
     subprocess.run([str(_CLUSTER), *arguments], env=os.environ | _environment(), check=True, stdin=subprocess.DEVNULL)
 
 
 def record(name: str, situation: str, *command: str) -> bytes:
     """Run it as portal-jobs and keep what it printed; answers its standard output."""
-    folder = _DATA / _version()
+    folder = DATA / version()
     started = time.monotonic()
-    done = _run(*command)
+    done = run(*command)
     seconds = time.monotonic() - started
     (folder / f"{name}.out").write_bytes(done.stdout)
     if done.stderr:
@@ -86,21 +86,21 @@ def record(name: str, situation: str, *command: str) -> bytes:
     return done.stdout
 
 
-def _submit(name: str, script: str, *options: str, interpreter: str = "/bin/sh") -> str:
+def submit(name: str, script: str, *options: str, interpreter: str = "/bin/sh") -> str:
     """The id of a new job of portal-jobs."""
-    file = _folder() / f"{name}.sh"
+    file = jobs_folder() / f"{name}.sh"
     file.write_text(f"#!{interpreter}\n{script}\n")
     named = f"--job-name=portal-word-{name}-1"
-    done = _run("sbatch", "--parsable", named, "--comment=recorded", "--output=scheduler.out", *options, str(file))
+    done = run("sbatch", "--parsable", named, "--comment=recorded", "--output=scheduler.out", *options, str(file))
     assert done.returncode == 0, (name, done.stderr)
     return done.stdout.decode().strip()
 
 
 def _state(job: str) -> str:
-    return _run("squeue", "-h", "-t", "all", "-j", job, "-o", "%T %r").stdout.decode().strip()
+    return run("squeue", "-h", "-t", "all", "-j", job, "-o", "%T %r").stdout.decode().strip()
 
 
-def _wait_for_state(job: str, *states: str, seconds: float = 30) -> None:
+def wait_for_state(job: str, *states: str, seconds: float = 30) -> None:
     wait_until(lambda: _state(job).startswith(states), seconds, f"job {job} in {states}, it is {_state(job)}")
 
 
@@ -112,122 +112,122 @@ def _history(name: str, situation: str, since: str, *options: str) -> None:
     record(name, situation, "sacct", "-X", "-P", "-n", "-D", "-S", since, *options, f"--format={SACCT_FIELDS}")
 
 
-def _now() -> str:
+def now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime())
 
 
 def _finished_jobs() -> Callable[[], None]:
     """Jobs that end in every way that Slurm has; the answer waits for the slow ones."""
-    time_limit = _submit("time-limit", "sleep 600", "--time=1", "--nodelist=node1")
+    time_limit = submit("time-limit", "sleep 600", "--time=1", "--nodelist=node1")
     # It wants a whole node that the job before it is on until after the deadline.
-    _wait_for_state(time_limit, "RUNNING")
-    deadline = _submit("deadline", "true", "--nodelist=node1", "--exclusive", "--time=1", "--deadline=now+70seconds")
-    _submit("completed", "exit 0")
-    failed = _submit("exit-code-7", "exit 7")
-    _submit("signal-11", "kill -SEGV $$")
-    _submit("signal-9-from-outside", "kill -KILL $$")
-    _submit("launch-failed", "exit 0", "--output=/nonexistent/folder/file")
-    _submit("interpreter-missing", "exit 0", interpreter="/nonexistent/sh")
-    _submit("over-memory", "python3 -c \"x = b'1' * 400000000; import time; time.sleep(60)\"", "--mem=50M")
-    _submit("array", "exit $SLURM_ARRAY_TASK_ID", "--array=0-3")
-    _wait_for_state(failed, "FAILED")
-    _submit("dependency-never-satisfied", "true", f"--dependency=afterok:{failed}")
-    killed = _submit("dependency-killed", "true", f"--dependency=afterok:{failed}", "--kill-on-invalid-dep=yes")
+    wait_for_state(time_limit, "RUNNING")
+    deadline = submit("deadline", "true", "--nodelist=node1", "--exclusive", "--time=1", "--deadline=now+70seconds")
+    submit("completed", "exit 0")
+    failed = submit("exit-code-7", "exit 7")
+    submit("signal-11", "kill -SEGV $$")
+    submit("signal-9-from-outside", "kill -KILL $$")
+    submit("launch-failed", "exit 0", "--output=/nonexistent/folder/file")
+    submit("interpreter-missing", "exit 0", interpreter="/nonexistent/sh")
+    submit("over-memory", "python3 -c \"x = b'1' * 400000000; import time; time.sleep(60)\"", "--mem=50M")
+    submit("array", "exit $SLURM_ARRAY_TASK_ID", "--array=0-3")
+    wait_for_state(failed, "FAILED")
+    submit("dependency-never-satisfied", "true", f"--dependency=afterok:{failed}")
+    killed = submit("dependency-killed", "true", f"--dependency=afterok:{failed}", "--kill-on-invalid-dep=yes")
     _cancelled_jobs()
     _node_failures()
     _preempted_job()
     _requeued_job()
 
     def wait() -> None:
-        _wait_for_state(time_limit, "TIMEOUT", seconds=150)
-        _wait_for_state(deadline, "DEADLINE", seconds=150)
-        _wait_for_state(killed, "CANCELLED", seconds=60)
+        wait_for_state(time_limit, "TIMEOUT", seconds=150)
+        wait_for_state(deadline, "DEADLINE", seconds=150)
+        wait_for_state(killed, "CANCELLED", seconds=60)
 
     return wait
 
 
 def _cancelled_jobs() -> None:
-    by_owner = _submit("cancelled-by-owner", "sleep 600")
-    by_root = _submit("cancelled-by-root", "sleep 600")
-    pending = _submit("cancelled-while-pending", "sleep 600", "--begin=now+1hour")
-    held = _submit("cancelled-while-held", "sleep 600", "--hold")
-    one_of_array = _submit("cancelled-one-of-array", "sleep 600", "--array=0-2", "--begin=now+1hour")
-    _wait_for_state(by_owner, "RUNNING")
-    _wait_for_state(by_root, "RUNNING")
+    by_owner = submit("cancelled-by-owner", "sleep 600")
+    by_root = submit("cancelled-by-root", "sleep 600")
+    pending = submit("cancelled-while-pending", "sleep 600", "--begin=now+1hour")
+    held = submit("cancelled-while-held", "sleep 600", "--hold")
+    one_of_array = submit("cancelled-one-of-array", "sleep 600", "--array=0-2", "--begin=now+1hour")
+    wait_for_state(by_owner, "RUNNING")
+    wait_for_state(by_root, "RUNNING")
     record("scancel-running", "a running job, by its owner", "scancel", by_owner)
-    _run("scancel", by_root, account="root")
+    run("scancel", by_root, account="root")
     record("scancel-pending", "a pending and a held job, by their owner", "scancel", pending, held)
     record("scancel-array-element", "one pending element of an array", "scancel", f"{one_of_array}_1")
-    _wait_for_state(by_owner, "CANCELLED")
+    wait_for_state(by_owner, "CANCELLED")
     record("scancel-finished", "a job that has been cancelled already", "scancel", by_owner)
 
 
 def _node_failures() -> None:
-    once = _submit("node-failed", "sleep 600", "--no-requeue", "--nodelist=node3")
-    again = _submit("node-failed-requeued", "sleep 5", "--requeue", "--nodelist=node3")
-    _wait_for_state(once, "RUNNING")
-    _wait_for_state(again, "RUNNING")
-    _cluster("kill-node", "node3", "--now")
-    _wait_for_state(once, "NODE_FAIL")
+    once = submit("node-failed", "sleep 600", "--no-requeue", "--nodelist=node3")
+    again = submit("node-failed-requeued", "sleep 5", "--requeue", "--nodelist=node3")
+    wait_for_state(once, "RUNNING")
+    wait_for_state(again, "RUNNING")
+    cluster("kill-node", "node3", "--now")
+    wait_for_state(once, "NODE_FAIL")
     _queue("squeue-node-failed", "node3 is dead: a job without --requeue and one with it", "-j", f"{once},{again}")
     record("sinfo-node-down", "node3 is down", "sinfo", "-N", "-h", "-o", "%N|%T|%E")
-    _cluster("revive-node", "node3")
-    _wait_for_state(again, "COMPLETED", seconds=150)
+    cluster("revive-node", "node3")
+    wait_for_state(again, "COMPLETED", seconds=150)
 
 
 def _preempted_job() -> None:
-    low = _submit("preempted", "sleep 600", "--nodelist=node2", "--exclusive")
-    _wait_for_state(low, "RUNNING")
-    high = _submit("preempting", "sleep 2", "--partition=short", "--nodelist=node2", "--exclusive")
-    _wait_for_state(low, "PREEMPTED", seconds=60)
-    _wait_for_state(high, "COMPLETED", seconds=60)
+    low = submit("preempted", "sleep 600", "--nodelist=node2", "--exclusive")
+    wait_for_state(low, "RUNNING")
+    high = submit("preempting", "sleep 2", "--partition=short", "--nodelist=node2", "--exclusive")
+    wait_for_state(low, "PREEMPTED", seconds=60)
+    wait_for_state(high, "COMPLETED", seconds=60)
 
 
 def _requeued_job() -> None:
-    job = _submit("requeued", "sleep 600", "--requeue")
-    _wait_for_state(job, "RUNNING")
-    _run("scontrol", "requeue", job, account="root")
-    _wait_for_state(job, "PENDING")
+    job = submit("requeued", "sleep 600", "--requeue")
+    wait_for_state(job, "RUNNING")
+    run("scontrol", "requeue", job, account="root")
+    wait_for_state(job, "PENDING")
     _queue("squeue-requeued", "a job that was requeued and waits for its second run", "-j", job)
-    _wait_for_state(job, "RUNNING", seconds=60)
-    _run("scancel", job)
-    _wait_for_state(job, "CANCELLED")
+    wait_for_state(job, "RUNNING", seconds=60)
+    run("scancel", job)
+    wait_for_state(job, "CANCELLED")
 
 
 def _waiting_jobs() -> list[str]:
     """Jobs that wait, each for a reason of its own; the answer is all of them."""
-    _run("sacctmgr", "-i", "add", "qos", "one_at_a_time", "set", "MaxJobsPerUser=1", "MaxSubmitJobsPerUser=2",
+    run("sacctmgr", "-i", "add", "qos", "one_at_a_time", "set", "MaxJobsPerUser=1", "MaxSubmitJobsPerUser=2",
          account="root")  # fmt: skip
-    _run("sacctmgr", "-i", "modify", "user", "portal-jobs", "set", "qos+=one_at_a_time", account="root")
+    run("sacctmgr", "-i", "modify", "user", "portal-jobs", "set", "qos+=one_at_a_time", account="root")
     time.sleep(1)  # until slurmctld has heard of it
-    running = _submit("running", "sleep 600", "--nodelist=node1")
-    array = _submit("array-waiting", "sleep 600", "--array=1-5%2", "--nodelist=node1")
-    limited = [_submit(f"limited-{n}", "sleep 600", "--qos=one_at_a_time") for n in (1, 2)]
+    running = submit("running", "sleep 600", "--nodelist=node1")
+    array = submit("array-waiting", "sleep 600", "--array=1-5%2", "--nodelist=node1")
+    limited = [submit(f"limited-{n}", "sleep 600", "--qos=one_at_a_time") for n in (1, 2)]
     record(
         "sbatch-too-many-submitted",
         "the QOS allows two submitted jobs at a time, and two there are (a limit that passes)",
         "sbatch", "--parsable", "--qos=one_at_a_time", "running.sh",
     )  # fmt: skip
-    suspended = _submit("suspended", "sleep 600", "--nodelist=node2")
+    suspended = submit("suspended", "sleep 600", "--nodelist=node2")
     for job in (running, limited[0], suspended):
-        _wait_for_state(job, "RUNNING")
-    _run("scontrol", "suspend", suspended, account="root")
+        wait_for_state(job, "RUNNING")
+    run("scontrol", "suspend", suspended, account="root")
     # Deaf to SIGTERM, so that it takes KillWait seconds to end.
-    deaf = _submit("completing", "trap '' TERM; sleep 600; sleep 600", "--nodelist=node2")
-    _wait_for_state(deaf, "RUNNING")
-    admin = _submit("held-by-admin", "true", "--begin=now+1hour")
-    _run("scontrol", "hold", admin, account="root")
+    deaf = submit("completing", "trap '' TERM; sleep 600; sleep 600", "--nodelist=node2")
+    wait_for_state(deaf, "RUNNING")
+    admin = submit("held-by-admin", "true", "--begin=now+1hour")
+    run("scontrol", "hold", admin, account="root")
     jobs = [
         running, array, *limited, suspended, admin,
-        _submit("waits-for-time", "true", "--begin=now+1hour"),
-        _submit("waits-for-job", "true", f"--dependency=afterany:{running}"),
-        _submit("held-by-user", "true", "--hold"),
-        _submit("waits-for-resources", "true", "--nodes=3", "--exclusive"),
-        _submit("waits-for-priority", "true", "--nodes=3", "--exclusive"),
+        submit("waits-for-time", "true", "--begin=now+1hour"),
+        submit("waits-for-job", "true", f"--dependency=afterany:{running}"),
+        submit("held-by-user", "true", "--hold"),
+        submit("waits-for-resources", "true", "--nodes=3", "--exclusive"),
+        submit("waits-for-priority", "true", "--nodes=3", "--exclusive"),
     ]  # fmt: skip
     time.sleep(5)  # the scheduler gives each its reason, and the script sets its trap
-    _run("scancel", deaf)
-    _wait_for_state(deaf, "COMPLETING")
+    run("scancel", deaf)
+    wait_for_state(deaf, "COMPLETING")
     return jobs
 
 
@@ -244,18 +244,17 @@ def _record_queue(jobs: Sequence[str]) -> None:
     record("scontrol-show-unknown-job", "an unknown id", "scontrol", "show", "job", "-o", "999999")
     record("scancel-unknown-id", "an unknown id", "scancel", "999999")
     record("scancel-by-unknown-name", "a name that no job has", "scancel", "--name=portal-word-nobody-1")
-    other = _run("sbatch", "--parsable", "--wrap=sleep 600", account="portal").stdout.decode().strip()
+    other = run("sbatch", "--parsable", "--wrap=sleep 600", account="portal").stdout.decode().strip()
     record("scancel-of-somebody-else", "a job of another account", "scancel", other)
-    _run("scancel", other, account="root")
+    run("scancel", other, account="root")
     record("sinfo-nodes", "three healthy nodes, one with a suspended job", "sinfo", "-N", "-h", "-o", "%N|%T|%E")
     record("scontrol-ping", "the controller answers", "scontrol", "ping")
-    record("squeue-json", "jobs in every state", "squeue", "--json")
 
 
 def _record_sbatch() -> None:
-    (_folder() / "ok.sh").write_text("#!/bin/sh\nexit 0\n")
-    (_folder() / "no-interpreter.sh").write_text("exit 0\n")
-    (_folder() / "empty.sh").write_text("")
+    (jobs_folder() / "ok.sh").write_text("#!/bin/sh\nexit 0\n")
+    (jobs_folder() / "no-interpreter.sh").write_text("exit 0\n")
+    (jobs_folder() / "empty.sh").write_text("")
     refused = {
         "success": ("a job is accepted", ["ok.sh"]),
         "success-array": ("an array is accepted", ["--array=0-2", "ok.sh"]),
@@ -283,39 +282,38 @@ def _record_sbatch() -> None:
 
 def _record_daemons_down(since: str, running: str) -> None:
     _record_controller_down(since, running)
-    _cluster("stop-daemon", "dbd")
+    cluster("stop-daemon", "dbd")
     situation = "slurmdbd is down"
     _history("sacct-dbd-down", situation, since)
     record("sbatch-dbd-down", situation, "sbatch", "--parsable", "ok.sh")
     _queue("squeue-dbd-down", situation, "-j", running)
-    _cluster("start-daemon", "dbd")
-    _cluster("stop-daemon", "munge")
+    cluster("start-daemon", "dbd")
+    cluster("stop-daemon", "munge")
     situation = "munged is down"
     record("sbatch-munge-down", situation, "sbatch", "--parsable", "ok.sh")
     _queue("squeue-munge-down", situation)
     _history("sacct-munge-down", situation, since)
     record("scancel-munge-down", situation, "scancel", running)
     record("scontrol-ping-munge-down", situation, "scontrol", "ping")
-    _cluster("start-daemon", "munge")
+    cluster("start-daemon", "munge")
 
 
 def _record_controller_down(since: str, running: str) -> None:
-    _cluster("stop-daemon", "ctld")
+    cluster("stop-daemon", "ctld")
     situation = "slurmctld is down"
     record("sbatch-controller-down", situation, "sbatch", "--parsable", "ok.sh")
     _queue("squeue-controller-down", situation)
-    record("squeue-json-controller-down", situation, "squeue", "--json")
     record("scancel-controller-down", situation, "scancel", running)
     record("scontrol-ping-controller-down", situation, "scontrol", "ping")
     record("scontrol-show-job-controller-down", situation, "scontrol", "show", "job", "-o", running)
     record("sinfo-controller-down", situation, "sinfo", "-N", "-h", "-o", "%N|%T|%E")
     _history("sacct-controller-down", f"{situation}: accounting answers all the same", since)
-    _cluster("start-daemon", "ctld")
+    cluster("start-daemon", "ctld")
 
 
 def record_everything() -> None:
     """All but what cgroups make."""
-    since, begin = _now(), datetime.now(UTC)
+    since, begin = now(), datetime.now(UTC)
     wait_for_slow_ones = _finished_jobs()
     _record_sbatch()
     jobs = _waiting_jobs()
@@ -325,7 +323,7 @@ def record_everything() -> None:
     _queue("squeue-later", "a minute or two later, with TIMEOUT and DEADLINE")
     record("scontrol-show-job-later", "the same", "scontrol", "show", "job", "-o")
     _history("sacct", "all these jobs in accounting, every run of each (-D)", since)
-    names = [f"portal-word-{file.stem}-1" for file in _folder().glob("*.sh")]
+    names = [f"portal-word-{file.stem}-1" for file in jobs_folder().glob("*.sh")]
     record("portal-accounting", "the same, as the portal asks for names",
            *slurm_calls.accounting_by_name_calls(names, begin, SEPARATOR)[0])  # fmt: skip
     _history("sacct-by-name", "one job by its name", since, "--name=portal-word-requeued-1")
@@ -339,17 +337,17 @@ def record_everything() -> None:
     record("sacct-bad-field", "a field that this version does not have",
            "sacct", "-X", "-P", "-n", "-S", since, "--format=JobID,Restarts")  # fmt: skip
     _record_daemons_down(since, jobs[0])
-    _run("scancel", "--user=portal-jobs", account="root")
+    run("scancel", "--user=portal-jobs", account="root")
 
 
 def record_cgroup() -> None:
     """With a cluster that was brought up with --cgroup."""
-    since = _now()
+    since, begin = now(), datetime.now(UTC)
     script = "python3 -c \"x = b'1' * 400000000; import time; time.sleep(60)\""
-    job = _submit("out-of-memory", script, "--mem=50M")
-    child = _submit("out-of-memory-of-a-child", f"{script}\nexit 0", "--mem=50M")
+    job = submit("out-of-memory", script, "--mem=50M")
+    child = submit("out-of-memory-of-a-child", f"{script}\nexit 0", "--mem=50M")
     for each in (job, child):
-        _wait_for_state(each, "OUT_OF_MEMORY", "FAILED", "COMPLETED", seconds=60)
+        wait_for_state(each, "OUT_OF_MEMORY", "FAILED", "COMPLETED", seconds=60)
     time.sleep(5)  # accounting lags behind
     situation = (
         "with --cgroup: too much memory, by a script that then ends with its status, and by one that ends with 0"
@@ -357,20 +355,26 @@ def record_cgroup() -> None:
     _queue("squeue-out-of-memory", situation, "-j", f"{job},{child}")
     _history("sacct-out-of-memory", situation, since)
     record("scontrol-show-job-out-of-memory", situation, "scontrol", "show", "job", "-o", job)
+    queue = slurm_calls.queue_call(SEPARATOR)
+    names = [f"portal-word-{word}-1" for word in ("out-of-memory", "out-of-memory-of-a-child")]
+    [accounting] = slurm_calls.accounting_by_name_calls(names, begin, SEPARATOR)
+    for name, call in (("queue", queue), ("accounting", accounting)):
+        record(f"pair-{name}-out-of-memory", f"{situation}; as the portal asks", *call)
+        record(f"pair-{name}-out-of-memory-json", "the same, in JSON", *slurm_calls.as_json(call))
 
 
 def record_full() -> None:
     """With a cluster that was brought up with MaxJobCount=3."""
-    (_folder() / "ok.sh").write_text("#!/bin/sh\nexit 0\n")
-    while _run("timeout", "1", "sbatch", "--hold", "ok.sh").returncode == 0:
+    (jobs_folder() / "ok.sh").write_text("#!/bin/sh\nexit 0\n")
+    while run("timeout", "1", "sbatch", "--hold", "ok.sh").returncode == 0:
         pass
     record("sbatch-queue-full", "slurmctld has MaxJobCount jobs: sbatch tries again 15 times, which takes two minutes",
            "sbatch", "--parsable", "ok.sh")  # fmt: skip
 
 
-def write_table() -> None:
+def write_table(of_version: str) -> None:
     """README.md: what each recording is."""
-    folder = _DATA / _version()
+    folder = DATA / of_version
     rows = []
     for file in sorted(folder.glob("*.json")):
         about = json.loads(file.read_text())
@@ -379,23 +383,29 @@ def write_table() -> None:
             f"| `{file.stem}` | {about['situation']} | `{command}` | {about['exit_code']} | {about['seconds']} |"
         )
     (folder / "README.md").write_text(
-        f"# What Slurm {_version()} printed\n\n"
-        "Recorded by `tests/slurm/record_outputs.py`, byte for byte: `.out` is standard output, `.err` standard error\n"
-        "(absent where it was empty), `.json` the same as this table. All as `portal-jobs` with `TZ=UTC LC_ALL=C`.\n\n"
+        f"# What Slurm {of_version} printed\n\n"
+        "Real output, recorded by `tests/slurm/record_outputs.py` and `tests/slurm/record_json.py` (`pair-…` and\n"
+        "`…-json`): `.out` is standard output, `.err` standard error (absent where it was empty), `.json` the same as\n"
+        "this table. All as `portal-jobs` with `TZ=UTC LC_ALL=C`.\n\n"
         "| recording | situation | command | exit code | seconds |\n| --- | --- | --- | --- | --- |\n"
         + "\n".join(rows)
         + "\n"
     )
 
 
+def prepare() -> None:
+    """Make the folders."""
+    jobs_folder().mkdir(exist_ok=True)
+    subprocess.run(["chown", "portal:portal-jobs", str(jobs_folder())], check=True)
+    jobs_folder().chmod(0o2770)
+    (DATA / version()).mkdir(parents=True, exist_ok=True)
+
+
 def main() -> None:
     """Record, then write the table."""
-    _folder().mkdir(exist_ok=True)
-    subprocess.run(["chown", "portal:portal-jobs", str(_folder())], check=True)
-    _folder().chmod(0o2770)
-    (_DATA / _version()).mkdir(parents=True, exist_ok=True)
+    prepare()
     {"cgroup": record_cgroup, "full": record_full}.get("".join(sys.argv[1:]), record_everything)()
-    write_table()
+    write_table(version())
 
 
 if __name__ == "__main__":
