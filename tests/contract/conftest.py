@@ -3,7 +3,7 @@
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -49,18 +49,19 @@ def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
         with _closing(LocalSite(tmp_path)) as local:
             yield local
         return
-    if request.param == "slurm-alone":
-        # It takes so long that the others should not wait for it.
-        with (
-            own_cluster("alone", "--nodes", "1", "--no-ssh") as own,
-            _open_folder(own) as folder,
-            _closing(SlurmSite(folder, own)) as alone,
-        ):
-            yield alone
-        return
     cluster: SlurmCluster = request.getfixturevalue("slurm")
     with _open_folder(cluster) as folder, _closing(_SITES[request.param](folder, cluster)) as site:
         yield site
+
+
+@pytest.fixture
+def slow_sites() -> Iterator[list[Site]]:
+    """A portal of each kind of Slurm, on a cluster of their own: what takes so long shall not keep others waiting."""
+    with own_cluster("alone", "--nodes", "1") as cluster, ExitStack() as stack:
+        yield [
+            stack.enter_context(_closing(make(stack.enter_context(_open_folder(cluster)), cluster)))
+            for make in _SITES.values()
+        ]
 
 
 @pytest.fixture

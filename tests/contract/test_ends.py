@@ -2,6 +2,7 @@
 
 import signal
 from collections import Counter
+from contextlib import ExitStack
 from dataclasses import replace
 from email import message_from_bytes, policy
 from pathlib import Path
@@ -103,22 +104,33 @@ def test_a_cluster_apart_keeps_what_is_too_much_and_the_visitor_is_told(site: Si
     assert (Path(site.work(job_id)) / "too_big").exists()
 
 
-@pytest.mark.parametrize("site", ["local", "slurm-alone"], indirect=True)
-@pytest.mark.timeout(300)
-def test_the_time_limit(site: Site) -> None:
-    """The one slow test of the suite: Slurm's shortest limit is a minute, and is looked at twice in one."""
-    if site.kind == "local":
-        site.stop_nodes()
+@pytest.mark.parametrize("site", ["local"], indirect=True)
+def test_the_time_limit_of_the_embedded_scheduler(site: Site) -> None:
+    site.stop_nodes()
     job_id = site.submit("wait")
     with site.dispatching():
-        if site.kind == "local":
-            site.wait_for_state(job_id, JobState.QUEUED)
-            with site.parts.database.writing() as session:
-                # SQLite keeps the fraction.
-                session.query(QueuedJob).update({"time_limit_minutes": 0.03})
-            site.start_nodes()
-        record = site.wait_for_state(job_id, JobState.FAILED, 150)
-        site.wait_for_mails(1)
+        site.wait_for_state(job_id, JobState.QUEUED)
+        with site.parts.database.writing() as session:
+            # SQLite keeps the fraction.
+            session.query(QueuedJob).update({"time_limit_minutes": 0.03})
+        site.start_nodes()
+        assert_ended_at_its_time_limit(site, job_id)
+
+
+@pytest.mark.timeout(300)
+def test_the_time_limit_of_slurm(slow_sites: list[Site]) -> None:
+    """The one slow test of the suite: Slurm's shortest limit is a minute, and is looked at twice in one."""
+    job_ids = [site.submit("wait") for site in slow_sites]
+    with ExitStack() as stack:
+        for site in slow_sites:
+            stack.enter_context(site.dispatching())
+        for site, job_id in zip(slow_sites, job_ids, strict=True):
+            assert_ended_at_its_time_limit(site, job_id)
+
+
+def assert_ended_at_its_time_limit(site: Site, job_id: str) -> None:
+    record = site.wait_for_state(job_id, JobState.FAILED, 150)
+    site.wait_for_mails(1)
     assert record.job.failure_reason is FailureReason.TIME_LIMIT
     assert markers(site, job_id) == ["ERROR"]
     assert site.witness.starts() == starts(site, [job_id])

@@ -19,6 +19,7 @@ OUTAGES = [
     ("slurm", "munge"),
     ("slurm-ssh", "ctld"),
     ("slurm-ssh", "dbd"),
+    ("slurm-ssh", "munge"),
     ("slurm-ssh", "sshd"),
     ("slurm-ssh-apart", "sshd"),
 ]
