@@ -28,7 +28,7 @@ class SchedulerStatus:
     @property
     def is_trouble(self) -> bool:
         """Whether pages of jobs should say so at the top."""
-        return self.kind in ("silent", "unattended") or self.accounting_silent_since is not None
+        return self.kind in ("silent", "unattended")
 
 
 def scheduler_status() -> SchedulerStatus:
