@@ -38,6 +38,12 @@ class DefinitionError(PortalError):
     title = "The application is broken"
 
 
+class SiteError(PortalError):
+    """The site is set up so that its scheduler cannot be handed jobs: they wait until an administrator changes it."""
+
+    title = "The portal has to be set up in another way"
+
+
 class InvalidInputError(PortalError):
     """What was typed into a form cannot be accepted.
 

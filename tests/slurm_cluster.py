@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 import zlib
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -225,6 +225,11 @@ def skip_unless_possible() -> None:
         pytest.skip("a Slurm cluster needs namespaces, and this machine does not let root make them")
 
 
+def can_limit_memory() -> bool:
+    """Whether this machine has what `--cgroup` needs: the memory controller of cgroup v1."""
+    return Path("/sys/fs/cgroup/memory/cgroup.procs").exists()
+
+
 def new_cluster(name: str) -> SlurmCluster:
     """A cluster that is not up yet, with a home of its own and free ports.
 
@@ -258,17 +263,22 @@ def _is_free(port: int) -> bool:
 
 
 @contextmanager
-def own_cluster(name: str, *options: str, slurmd_timeout_seconds: int = _PATIENT_SECONDS) -> Iterator[SlurmCluster]:
+def own_cluster(
+    name: str, *options: str, slurmd_timeout_seconds: int = _PATIENT_SECONDS, extra_conf: str = ""
+) -> Iterator[SlurmCluster]:
     """A cluster for one test, beside the session's; `options` are those of `cluster.sh up`."""
     skip_unless_possible()
-    cluster = new_cluster(f"{name}-{os.getpid()}")
-    cluster.slurmd_timeout_seconds = slurmd_timeout_seconds
-    try:
+    with ExitStack() as stack:
+        if "--cgroup" in options:
+            # The groups are named after the nodes, which every cluster calls alike.
+            stack.enter_context(_locked(Path(tempfile.gettempdir()) / "portal-slurm-cgroup.lock"))
+        cluster = new_cluster(f"{name}-{os.getpid()}")
+        cluster.slurmd_timeout_seconds = slurmd_timeout_seconds
+        cluster.extra_conf = extra_conf
+        stack.callback(cluster.remove)
         cluster.up(*options)
         cluster.make_jobs_dir()
         yield cluster
-    finally:
-        cluster.remove()
 
 
 @contextmanager

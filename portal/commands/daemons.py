@@ -8,6 +8,7 @@ from functools import partial
 import click
 
 from portal.commands.context import CommandContext, pass_context
+from portal.errors import SettingsError
 from portal.listening import address, open_listener
 from portal.settings import PortalSection, Settings, is_loopback
 from portal.signal_pipe import stop_on_signals
@@ -99,6 +100,9 @@ def client(context: CommandContext, slots: int | None) -> None:
     """
     from portal.schedulers.client import ComputeClient
 
+    kind = context.settings.scheduler.kind
+    if kind != "local":
+        raise SettingsError(f"portal client serves scheduler.kind 'local' only; this portal's is {kind!r}")
     parts = context.daemon_parts()
     compute_client = ComputeClient(
         parts.database,

@@ -8,17 +8,38 @@ from portal.commands.site_checks import Seen
 from portal.errors import PortalError
 from portal.jobs.words import scheduler_title
 from portal.schedulers.base import JobSpec, Scheduler
+from portal.settings import SshSection
+from portal.transfer.folders import NodeFolders
 
 _NOWHERE = Path("/")
 
 
 def answers(parts: Parts, scheduler: Scheduler) -> Seen:
     """A sign of life. Raises PortalError with what is wrong, as exactly as it is known."""
-    kind = parts.settings.scheduler.kind
+    settings = parts.settings.scheduler
+    kind = settings.kind
     health = scheduler.health()
     if not health.ok:
-        raise PortalError(f"{kind}: {health.detail}", log_detail=health.log_detail)
+        where = _setting_to_look_at(settings.ssh, health.log_detail) if kind == "slurm-ssh" else ""
+        raise PortalError(f"{kind}: {health.detail}", log_detail=f"{health.log_detail}{where}")
     return Seen(f"{kind}: {health.detail}")
+
+
+def _setting_to_look_at(ssh: SshSection, detail: str) -> str:
+    """The setting whose value the detail speaks of, for the end of that; empty where it is named, or is another."""
+    values = {
+        "known_hosts_file": ssh.known_hosts_file,
+        "key_file": ssh.key_file,
+        "host and scheduler.ssh.port": f"{ssh.host}:{ssh.port}",
+    }
+    if "scheduler.ssh." in detail:
+        return ""
+    return next((f"; see scheduler.ssh.{name}" for name, value in values.items() if str(value) in detail), "")
+
+
+def files(nodes: NodeFolders) -> Seen:
+    """Whether job directories can go to a cluster that shares no files. Raises PortalError with what is in the way."""
+    return Seen(nodes.check())
 
 
 def would_take(parts: Parts, scheduler: Scheduler) -> Seen:

@@ -60,8 +60,7 @@ def applications(settings: Settings) -> Seen:
 def disk(settings: Settings) -> Seen:
     """The jobs folder and the space on its disk."""
     folder = settings.portal.jobs_dir
-    if settings.scheduler.kind.startswith("slurm") and not can_work_in(folder):
-        raise PortalError(f"portal.jobs_dir: {folder}: {BAD_FOLDER}")
+    _check_folder_of_nodes(settings)
     if not folder.exists():
         return Seen(f"{folder} {_creatable(folder)}")
     if not folder.is_dir() or not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
@@ -76,6 +75,17 @@ def disk(settings: Settings) -> Seen:
             raise PortalError(problem)
         return Seen(problem, is_warning=True)
     return Seen(facts, is_warning=free_mib < _LITTLE_SPACE_MIB)
+
+
+def _check_folder_of_nodes(settings: Settings) -> None:
+    """Raise PortalError where no job could run in the jobs folder, as the nodes have it."""
+    if not settings.scheduler.kind.startswith("slurm"):
+        return
+    name, folder = "portal.jobs_dir", settings.portal.jobs_dir
+    if settings.scheduler.kind == "slurm-ssh" and settings.scheduler.ssh.remote_jobs_dir is not None:
+        name, folder = "scheduler.ssh.remote_jobs_dir", settings.scheduler.ssh.remote_jobs_dir
+    if not can_work_in(folder):
+        raise PortalError(f"{name}: {folder}: {BAD_FOLDER}")
 
 
 def accounts(settings: Settings) -> Seen:

@@ -23,7 +23,7 @@ from portal.dispatch.fairness import Held, choose
 from portal.dispatch.isolation import kept_apart
 from portal.dispatch.publication import publish_end
 from portal.dispatch.records import write_submission
-from portal.errors import DefinitionError, NotFoundError, StorageError
+from portal.errors import DefinitionError, NotFoundError, SiteError, StorageError
 from portal.jobs.directory import AttemptDirectory
 from portal.jobs.job_config import read_job_config
 from portal.jobs.models import Attempt, Job
@@ -136,6 +136,8 @@ def _prepare(dispatch: Dispatch, job: Job, attempt: Attempt) -> Prepared | None:
         return _write_files(dispatch, job, attempt)
     except (NotFoundError, DefinitionError) as error:
         put_off(dispatch, attempt, f"its application cannot be used at the moment: {error.visitor_message}")
+    except SiteError as error:
+        put_off(dispatch, attempt, error.visitor_message)
     except OSError as error:
         put_off(dispatch, attempt, UNWRITABLE, log_detail=str(error))
     except StorageError:

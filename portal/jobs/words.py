@@ -10,7 +10,7 @@ from portal.jobs.store import JobRecord
 _FAILURE_SENTENCES: dict[FailureReason, str] = {
     FailureReason.TIME_LIMIT: "the program was stopped at its time limit of {minutes} minutes",
     FailureReason.OUT_OF_MEMORY: "the program needed more than the {memory} MiB of memory that it was given",
-    FailureReason.NODE_FAILURE: "the computer that it ran on went away",
+    FailureReason.NODE_FAILURE: "the computer that it was given went away",
     FailureReason.PREEMPTED: "it had to make room for other work",
     FailureReason.LAUNCH_FAILED: "it ended before the program could be started",
     FailureReason.REJECTED: "the scheduler does not take it",
@@ -23,12 +23,19 @@ _SENTENCES_OF_RAW_WORDS = {
 }
 """Where the scheduler's own word says more than the reason for the failure."""
 
+NODE_WROTE = "The node wrote: "
+"""Before what the wrapper says of the program's end, in the evidence."""
+
 _PERHAPS_MEMORY = "; perhaps it needed more than the {memory} MiB of memory that it was given, but nobody recorded why"
 """For a kill whose reason is inferred and not known: without cgroups the scheduler says nothing more."""
 _KILLED = 9
 _KILLED_IN_A_SHELL = 128 + _KILLED
 
-_NOT_THE_INPUTS = frozenset(FailureReason) - {FailureReason.PROGRAM_ERROR, FailureReason.TIME_LIMIT}
+_NOT_THE_INPUTS = frozenset(FailureReason) - {
+    FailureReason.PROGRAM_ERROR,
+    FailureReason.TIME_LIMIT,
+    FailureReason.OUT_OF_MEMORY,
+}
 
 
 def state_word(record: JobRecord) -> str:
@@ -85,9 +92,10 @@ def scheduler_facts(record: JobRecord) -> str:
 def _reason_of_its_own(record: JobRecord) -> str | None:
     """The reason where it is the scheduler's, and neither the program's nor said by the evidence already."""
     reason = record.attempt.reason
-    if record.job.failure_reason is FailureReason.PROGRAM_ERROR or reason in {row.detail for row in record.events}:
+    if reason is None or record.job.failure_reason is FailureReason.PROGRAM_ERROR:
         return None
-    return reason
+    is_evidence = any(row.detail == reason or row.detail.startswith(f"{NODE_WROTE}{reason}") for row in record.events)
+    return None if is_evidence else reason
 
 
 def advice(record: JobRecord) -> str:
@@ -100,8 +108,10 @@ def advice(record: JobRecord) -> str:
         limit = f" It is stopped after {minutes} minutes." if job.state is JobState.RUNNING and minutes else ""
         return f"You may close this page: a mail follows.{limit}"
     if job.state is JobState.FAILED:
+        if job.failure_reason is FailureReason.OUT_OF_MEMORY:
+            return "Larger inputs need more memory."
         if record.attempt.signal == _KILLED:
-            return ""  # perhaps for its memory, of which large inputs need more
+            return ""  # perhaps for its memory
         if job.failure_reason in _NOT_THE_INPUTS:
             return "Nothing is wrong with your inputs."
         return "What the program wrote may say why."

@@ -241,7 +241,7 @@ class Scheduler(ABC):
         """Ask for a sign of life. Never raises."""
 
     def directives(self, spec: JobSpec) -> list[str]:  # noqa: ARG002  # most backends need none
-        """The lines that a batch script of this spec carries for the scheduler. Raises DefinitionError."""
+        """The lines that a batch script of this spec carries for the scheduler. Raises SiteError."""
         return []
 
     def refusals(self, specs: Sequence[JobSpec]) -> list[str | None]:

@@ -7,7 +7,7 @@ The script is the request, whole: whoever submits it by hand from its `work/` fo
 import re
 from pathlib import Path
 
-from portal.errors import DefinitionError
+from portal.errors import SiteError
 from portal.schedulers.base import JobSpec
 
 OUTPUT_FILE = "scheduler.out"
@@ -19,9 +19,12 @@ _VALUE = re.compile(r"[A-Za-z0-9_.:+=,-]+")
 
 
 def directives(spec: JobSpec) -> list[str]:
-    """The lines, in a fixed order. Raises DefinitionError for a value that a directive line cannot hold safely."""
+    """The lines, in a fixed order.
+
+    Raises SiteError for a value that a directive line cannot hold safely, and for a folder that Slurm cannot work in.
+    """
     if not can_work_in(spec.working_dir):
-        raise DefinitionError(BAD_FOLDER)
+        raise SiteError(f"An administrator has to move the portal's jobs folder: {BAD_FOLDER}")
     options = {
         "job-name": spec.name,
         # Accounting keeps it even where a site's tools rename jobs.
@@ -47,7 +50,7 @@ def directives(spec: JobSpec) -> list[str]:
     return [*lines, "#SBATCH --no-requeue"]
 
 
-BAD_FOLDER = "Slurm cannot write into a jobs folder whose path has a backslash, a percent sign or an end of line."
+BAD_FOLDER = "Slurm cannot work in a folder whose path has a backslash, a percent sign or an end of line."
 
 
 def can_work_in(folder: Path) -> bool:
@@ -62,7 +65,8 @@ def is_directive_value(text: str) -> bool:
 
 def _checked(name: str, value: str) -> str:
     if not is_directive_value(value):
-        raise DefinitionError(
-            f"The scheduler's option --{name} cannot be {value!r}: it has characters that are not safe."
+        raise SiteError(
+            "An administrator has to change what the portal asks Slurm for: "
+            f"--{name} cannot be {value!r}, which has characters that are not safe."
         )
     return value

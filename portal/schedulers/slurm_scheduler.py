@@ -89,7 +89,7 @@ class SlurmScheduler(Scheduler):
         )
 
     def directives(self, spec: JobSpec) -> list[str]:
-        """The `#SBATCH` lines. Raises DefinitionError for a value that does not fit into one."""
+        """The `#SBATCH` lines. Raises SiteError for a value that does not fit into one."""
         return slurm_directives.directives(spec)
 
     def submit(self, specs: Sequence[JobSpec]) -> list[SubmitAnswer]:

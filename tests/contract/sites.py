@@ -209,6 +209,11 @@ class Site(ABC):
                 command, cwd="/", env=self._environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
 
+    def check(self) -> str:
+        """What `portal check` prints."""
+        command = [*self.command, sys.executable, "-P", "-m", "portal", "--config", str(self._config), "check"]
+        return subprocess.run(command, cwd="/", env=self._environment(), capture_output=True, text=True).stdout
+
     def kill_dispatcher(self) -> None:
         """SIGKILL to it, at whatever instruction it is."""
         if self._dispatcher is not None:

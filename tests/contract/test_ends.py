@@ -1,5 +1,6 @@
 """What the portal makes of a job's end is the same on every scheduler: evidence, files, database and mail agree."""
 
+import re
 import signal
 from collections import Counter
 from contextlib import ExitStack
@@ -92,6 +93,10 @@ def test_a_cluster_apart_keeps_what_is_too_much_and_the_visitor_is_told(site: Si
     with site.dispatching():
         record = site.wait_for_state(job_id, JobState.SUCCEEDED)
         site.wait_for_mails(1)
+    checked = site.check()
+    assert re.search(r"^files +ok +job directories go to .*, results up to 1 MiB come back$", checked, re.MULTILINE), (
+        checked
+    )
     said = "One file (1.9 MiB) stayed on the cluster, since at most 1 MiB of a job's results are brought here: too_big"
     assert record.result is not None
     assert said in (record.result.warning or "")

@@ -1,15 +1,7 @@
-"""The command: its exit codes, its messages, its JSON, and the account that it works as."""
+"""The command: its exit codes, its messages and its JSON."""
 
 import json
-import os
-import pwd
-import re
-import shutil
-import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -93,6 +85,21 @@ def test_a_missing_settings_file_is_one_line_and_exit_2() -> None:
 )
 def test_wrong_usage_is_exit_2(arguments: tuple[str, ...]) -> None:
     assert portal(*arguments).exit_code == 2
+
+
+@pytest.mark.parametrize("kind", ["slurm", "slurm-ssh"])
+def test_a_compute_client_without_the_embedded_scheduler_says_so_and_makes_nothing(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PORTAL_SCHEDULER__KIND", kind)
+    for name, value in (("HOST", "head"), ("USER", "jobs"), ("KEY_FILE", "key"), ("KNOWN_HOSTS_FILE", "known_hosts")):
+        monkeypatch.setenv(f"PORTAL_SCHEDULER__SSH__{name}", value)
+    for name in ("key", "known_hosts"):
+        Path(name).touch()
+    result = portal("client")
+    assert result.exit_code == 2
+    assert result.stderr == f"portal: portal client serves scheduler.kind 'local' only; this portal's is '{kind}'\n"
+    assert not Path("portal.db").exists()
 
 
 def test_invalid_inputs_are_each_named_and_nothing_is_made() -> None:
@@ -260,126 +267,3 @@ def test_check_sees_that_setgid_is_lost() -> None:
     submitted()
     Path("jobs").chmod(0o750)
     assert check_lines()["disk"] == "warning"
-
-
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give files to another account")
-NOBODY = pwd.getpwnam("nobody")
-NO_ACCOUNT = 54321
-
-
-CHANGE_ACCOUNT = """
-import os, sys
-from pathlib import Path
-from portal.errors import PortalError
-from portal.privileges import work_as_owner_of_jobs
-from portal.settings import load_settings
-file, uid = sys.argv[1:]
-settings = load_settings(Path(file))
-os.setuid(int(uid))
-try:
-    work_as_owner_of_jobs(settings, Path(file))
-except PortalError as error:
-    print(error)
-else:
-    print(f"uid {os.getuid()} in {os.getcwd()}")
-"""
-
-
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """The real command in a process of its own, since it changes its account for good."""
-    return subprocess.run(
-        [sys.executable, "-P", "-m", "portal", *arguments], capture_output=True, text=True, check=False
-    )
-
-
-def change_account(site: Path, cwd: Path, uid: int) -> str:
-    """What comes of the change alone, by a process that has loaded all it needs, in another folder."""
-    file = site / "portal.toml"
-    file.touch()
-    return subprocess.run(
-        [sys.executable, "-P", "-c", CHANGE_ACCOUNT, str(file), str(uid)],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-
-
-def others_can_run_it() -> bool:
-    """Whether this checkout, its `.venv` and its Python can be reached by other accounts: not below root's home."""
-    try:
-        done = subprocess.run([sys.executable, "-P", "-c", "import portal.app"], user=NOBODY.pw_uid, check=False)
-    except PermissionError:
-        return False
-    return done.returncode == 0
-
-
-@pytest.fixture
-def shared_site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder that other accounts can reach; pytest's own cannot be."""
-    folder = Path(tempfile.mkdtemp(prefix="portal-test-"))
-    folder.chmod(0o755)
-    monkeypatch.chdir(folder)
-    yield folder
-    shutil.rmtree(folder)
-
-
-def give(site: Path, uid: int, gid: int) -> None:
-    for path in (site, *site.rglob("*")):
-        os.chown(path, uid, gid, follow_symlinks=False)
-
-
-@needs_root
-@pytest.mark.parametrize(("uid", "gid"), [(NOBODY.pw_uid, NOBODY.pw_gid), (NO_ACCOUNT, NO_ACCOUNT)])
-def test_root_works_as_the_owner_of_the_jobs_folder(shared_site: Path, uid: int, gid: int) -> None:
-    submitted()
-    give(shared_site, uid, gid)
-    before = set(shared_site.rglob("*"))
-    result = run(*SUBMIT)
-    if not others_can_run_it():
-        assert result.returncode == 1
-        assert re.fullmatch(r"portal: /\S+ cannot be read by .*\n", result.stderr)
-        return
-    assert result.returncode == 0, result.stderr
-    made = set(shared_site.rglob("*")) - before
-    assert any(path.name == "config.ini" for path in made)
-    assert {(path.lstat().st_uid, path.lstat().st_gid) for path in shared_site.rglob("*")} == {(uid, gid)}
-    assert [path for path in made if not path.is_symlink() and path.stat().st_mode & 0o007] == []
-
-
-@needs_root
-@pytest.mark.parametrize("name", ["portal.db", "secret_key", "portal.toml", "."])
-def test_root_refuses_where_the_owner_could_not_work(shared_site: Path, name: str) -> None:
-    Path("portal.toml").write_text("")
-    submitted()
-    give(shared_site, NOBODY.pw_uid, NOBODY.pw_gid)
-    refused = shared_site / name
-    os.chown(refused, 0, 0)
-    refused.chmod(0o755 if refused.is_dir() else 0o600)
-    before = sorted(shared_site.rglob("*"))
-    result = run(*SUBMIT)
-    assert result.returncode == 1
-    (line,) = result.stderr.splitlines()
-    assert not others_can_run_it() or line.startswith(f"portal: {refused} cannot be ")
-    assert "nobody" in line
-    assert sorted(shared_site.rglob("*")) == before
-
-
-@needs_root
-def test_anybody_else_is_told_whose_folder_it_is(shared_site: Path) -> None:
-    submitted()
-    said = change_account(shared_site, shared_site, NOBODY.pw_uid)
-    assert re.fullmatch(r".*/jobs belongs to root, and you are nobody: run this command as root, .*\n", said)
-
-
-@needs_root
-def test_a_working_directory_that_the_owner_cannot_enter_is_left(shared_site: Path, tmp_path: Path) -> None:
-    submitted()
-    give(shared_site, NOBODY.pw_uid, NOBODY.pw_gid)
-    tmp_path.chmod(0o700)
-    said = change_account(shared_site, tmp_path, 0)
-    assert said == f"uid {NOBODY.pw_uid} in /\n" or not others_can_run_it()
-    assert (
-        change_account(shared_site, shared_site, 0) == f"uid {NOBODY.pw_uid} in {shared_site}\n"
-        or not others_can_run_it()
-    )

@@ -154,6 +154,48 @@ def test_a_jobs_folder_that_slurm_cannot_write_into(name: str, monkeypatch: pyte
     assert "a backslash, a percent sign" in line
 
 
+def test_only_the_folder_in_which_jobs_run_matters_to_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("known_hosts").touch()
+    Path("key").touch()
+    monkeypatch.setenv("PORTAL_PORTAL__JOBS_DIR", "a%jb")
+    ssh = SSH.format(port=1, user="portal-jobs", key="key")
+    settings(f'{ssh}remote_jobs_dir = "/shared/jobs"\n', kind="slurm-ssh")
+    assert "percent sign" not in lines()["disk"]
+    settings(f'{ssh}remote_jobs_dir = "/shared/100%"\n', kind="slurm-ssh")
+    assert lines()["disk"].startswith("BROKEN")
+    assert "scheduler.ssh.remote_jobs_dir: /shared/100%: Slurm cannot work in" in lines()["disk"]
+
+
+@pytest.mark.parametrize("value", ["two words", "a;b", "$(id)", "a%j", "a\\nb"])
+@pytest.mark.parametrize("key", ["partition", "account", "qos"])
+def test_odd_characters_in_what_slurm_is_to_be_asked_for_are_refused_at_the_start(key: str, value: str) -> None:
+    settings(f'{key} = "{value}"\n')
+    result = CliRunner().invoke(cli, ["check"], catch_exceptions=False)
+    [line] = result.stderr.splitlines()
+    assert result.exit_code == 2
+    assert f"scheduler.{key}: " in line
+
+
+@pytest.mark.parametrize(
+    ("resources", "words"),
+    [
+        ('gres = "gpu:1 --uid=0"', "resources.gres: should be letters, digits"),
+        ('partition = "a%j"', "resources.partition: should be letters, digits"),
+        # A job's name and comment are the portal's own, by which it finds the job again.
+        ('comment = "mine"', "resources.comment: "),
+        ('job_name = "mine"', "resources.job_name: "),
+    ],
+)
+def test_what_an_application_may_not_ask_slurm_for(resources: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("templates/app").mkdir(parents=True)
+    Path("templates/app/application.toml").write_text(f'title = "App"\n[resources]\n{resources}\n')
+    Path("templates/app/program.sh.j2").write_text("true\n")
+    monkeypatch.setenv("PORTAL_PORTAL__TEMPLATES_DIR", "templates")
+    line = lines()["applications"]
+    assert line.startswith("BROKEN")
+    assert words in line
+
+
 def test_one_account_or_two() -> None:
     assert "one account" in lines()["accounts"]
     settings('command_prefix = ["/usr/bin/env"]\n')

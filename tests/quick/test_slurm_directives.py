@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from portal.errors import DefinitionError
+from portal.errors import SiteError
 from portal.schedulers.base import JobSpec
 from portal.schedulers.slurm_directives import directives
 from tests.portal_parts import opened_portal
@@ -48,15 +48,15 @@ def test_what_the_site_and_the_application_add() -> None:
 @pytest.mark.parametrize("value", ["a b", "a\n#SBATCH --uid=root", "$(id)", "a;b", "ä", "`id`", "'a'", "a%j"])
 @pytest.mark.parametrize("field", ["name", "partition", "account", "qos", "gres"])
 def test_a_value_that_a_line_cannot_hold_is_refused(field: str, value: str) -> None:
-    with pytest.raises(DefinitionError, match="not safe"):
+    with pytest.raises(SiteError, match="not safe"):
         directives(replace(SPEC, **{field: value}))  # type: ignore[arg-type]
-    with pytest.raises(DefinitionError, match="--exclude"):
+    with pytest.raises(SiteError, match="--exclude"):
         directives(replace(SPEC, exclude_nodes=("node1", value)))
 
 
 @pytest.mark.parametrize("name", ["a%jb", "a%%b", "a\\b", "a\nb"])
 def test_a_folder_that_slurm_mistakes_is_refused_and_others_are_not(name: str) -> None:
-    with pytest.raises(DefinitionError, match="jobs folder"):
+    with pytest.raises(SiteError, match="jobs folder"):
         directives(replace(SPEC, working_dir=Path("/jobs", name, "work")))
     odd = Path('/it\'s "a b" $HOME `id`;&x ü/work')
     assert directives(replace(SPEC, working_dir=odd)) == directives(SPEC)

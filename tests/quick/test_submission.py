@@ -13,7 +13,7 @@ import portal.dispatch.submission as submission_module
 from portal.dispatch.answers import LOOK_AGAIN_SECONDS, RETRY_SECONDS, record_submitted
 from portal.dispatch.doubts import DOUBT_MARGIN_SECONDS, choose_handle
 from portal.dispatch.submission import submit_accepted
-from portal.errors import DefinitionError, StaleEpochError, StorageError
+from portal.errors import DefinitionError, SiteError, StaleEpochError, StorageError
 from portal.jobs.models import Attempt, Job
 from portal.jobs.states import FailureReason, JobState
 from portal.node.claim import Claim
@@ -329,6 +329,22 @@ def test_a_full_disk_keeps_a_job_waiting_and_loses_nothing(
     portal.turn(RETRY_SECONDS + LOST_CALL_SECONDS, times=2)
     assert portal.state(first) is JobState.QUEUED
     assert len(portal.scheduler.specs) == 2
+
+
+def test_a_site_that_slurm_cannot_work_with_is_named_as_what_jobs_wait_for(
+    portal: Portal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> NoReturn:
+        raise SiteError("An administrator has to move the portal's jobs folder.")
+
+    monkeypatch.setattr(portal.scheduler, "directives", refuse)
+    job_id = portal.submit()
+    portal.turn()
+    assert portal.state(job_id) is JobState.ACCEPTED
+    assert portal.attempt(job_id).reason == "An administrator has to move the portal's jobs folder."
+    monkeypatch.undo()
+    portal.turn(RETRY_SECONDS + 1)
+    assert portal.state(job_id) is JobState.QUEUED
 
 
 def test_a_job_that_cannot_be_prepared_does_not_hold_up_the_others(portal: Portal) -> None:

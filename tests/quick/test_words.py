@@ -44,7 +44,7 @@ def record(
         (R.PROGRAM_ERROR, {"signal": 11}, "the program was ended by signal 11"),
         (R.PROGRAM_ERROR, {"exit_code": 1}, "the program ended with exit code 1"),
         (R.PROGRAM_ERROR, {"reason": "It says {x}."}, "It says {x}"),
-        (R.NODE_FAILURE, {"raw_state": "NODE_FAIL"}, "the computer that it ran on went away"),
+        (R.NODE_FAILURE, {"raw_state": "NODE_FAIL"}, "the computer that it was given went away"),
         (R.NODE_FAILURE, {"raw_state": "BOOT_FAIL"}, "the computer that it was given did not start up"),
         (R.PREEMPTED, {"raw_state": "PREEMPTED"}, "it had to make room for other work"),
         (R.LAUNCH_FAILED, {"raw_state": "FAILED"}, "it ended before the program could be started"),
@@ -71,6 +71,11 @@ def test_every_failure_is_one_sentence(reason: R, values: dict[str, Any], senten
     summary = words.summary(record(JobState.FAILED, reason, **values))
     held = ", and an administrator decides whether it runs again"
     assert summary.replace(held, "") == f"Failed: {sentence}."
+
+
+def test_of_too_little_memory_nobody_says_that_it_has_nothing_to_do_with_the_inputs() -> None:
+    ran_out = record(JobState.FAILED, R.OUT_OF_MEMORY, raw_state="OUT_OF_MEMORY", signal=9)
+    assert words.advice(ran_out) == "Larger inputs need more memory."
 
 
 def test_of_a_kill_nobody_says_that_the_inputs_are_right() -> None:
@@ -110,6 +115,14 @@ def test_what_the_scheduler_recorded() -> None:
     program = record(JobState.FAILED, R.PROGRAM_ERROR, raw_state="FAILED", exit_code=3)
     program.attempt.reason = "The program ended with exit code 3."
     assert words.scheduler_facts(program) == "FAILED, exit code 3"
+
+
+def test_what_the_node_wrote_is_not_said_to_be_the_schedulers() -> None:
+    values: dict[str, Any] = {"raw_state": "PREEMPTED", "node": "node2", "scheduler_id": "17", "signal": 15}
+    preempted = record(JobState.FAILED, R.PREEMPTED, **values)
+    preempted.attempt.reason = "The program was ended by signal 15."
+    preempted.events[-1].detail = "The node wrote: The program was ended by signal 15. The scheduler says PREEMPTED."
+    assert words.scheduler_facts(preempted) == "PREEMPTED, signal 15, node2, job 17"
 
 
 def test_a_refusal_is_told_in_the_schedulers_words_and_nothing_else_without_any() -> None:

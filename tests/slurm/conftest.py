@@ -27,3 +27,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(mark)
         else:
             item.add_marker(pytest.mark.timeout(_TIMEOUT_SECONDS))
+        if "site" in getattr(item, "fixturenames", ()):
+            # A module's own cluster and portal: one worker, so that they are made once.
+            item.add_marker(pytest.mark.xdist_group(f"slurm-{item.path.stem}"))
