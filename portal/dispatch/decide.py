@@ -28,6 +28,8 @@ class AttemptFacts:
     grace_seconds: float
     has_accounting: bool
     """Whether the scheduler can be asked for jobs that left its queue."""
+    enforces_memory: bool
+    """Whether the scheduler's final word may be that the job ran out of memory."""
     fails_on_out_of_memory: bool
     """The application's `out_of_memory = "fail"`: accounting is awaited even after a success."""
 
@@ -129,6 +131,9 @@ def _succeeded(attempt: AttemptFacts, observation: Observation, grace_is_over: b
             return Ended(JobState.FAILED, "scheduler", detail, FailureReason.OUT_OF_MEMORY)
         if not _has_spoken(observation, grace_is_over):
             return _awaiting_final_word(attempt, observation)
+    if attempt.enforces_memory and observation.state.is_alive and not grace_is_over:
+        # Its script has just ended, and the scheduler is about to say how: the mail shall not miss a warning.
+        return _awaiting_final_word(attempt, observation)
     warning = "Part of the program ran out of memory: look at the results with care." if ran_out else None
     detail = "The node wrote: the program succeeded."
     return Ended(JobState.SUCCEEDED, "status_file", detail, warning=warning)

@@ -212,6 +212,7 @@ def _facts(
         heart_has_stopped=heart_has_stopped,
         grace_seconds=dispatch.grace_seconds,
         has_accounting=dispatch.scheduler.capabilities.has_accounting,
+        enforces_memory=dispatch.scheduler.capabilities.enforces_memory,
         fails_on_out_of_memory=application is not None and application.policy.out_of_memory == "fail",
     )
 

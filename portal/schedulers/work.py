@@ -87,7 +87,8 @@ class Work:
         """Kill the wrapper, which is stuck or was stopped, and what it should have ended."""
         if self.has_ended():
             return
-        for pid in [*descendants(self.process.pid), self.process.pid]:
+        # The wrapper first: it must not see its descendants end, and then end as if by itself.
+        for pid in [self.process.pid, *descendants(self.process.pid)]:
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
 

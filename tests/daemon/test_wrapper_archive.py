@@ -1,50 +1,17 @@
 """`wrapper.pyz` as nodes run it: one file, and the oldest Python that the machine has."""
 
 import os
-import shutil
-import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from portal.jobs.node_files import install_node_files
+from tests.oldest_python import oldest_python
 from tests.waiting import wait_until
 from tests.wrapper_attempts import Attempt, is_alive
 
 pytestmark = pytest.mark.daemon
-
-OLDEST = (3, 6)
-_ASK = "import sys; print(*sys.version_info[:3])"
-
-
-def _candidates() -> Iterator[Path]:
-    """Pythons of pyenv, where there is one, and those on PATH."""
-    pyenv = shutil.which("pyenv")
-    if pyenv:
-        root = subprocess.run([pyenv, "root"], check=False, stdout=subprocess.PIPE, text=True).stdout.strip()
-        yield from Path(root).glob("versions/*/bin/python")
-    for minor in range(6, 13):
-        found = shutil.which(f"python3.{minor}")
-        if found:
-            yield Path(found)
-
-
-def _version(python: Path) -> tuple[int, ...] | None:
-    """What it says itself; None where it does not run (a shim of pyenv may name a version not in use)."""
-    answer = subprocess.run([python, "-c", _ASK], check=False, capture_output=True, text=True)
-    return tuple(int(part) for part in answer.stdout.split()) if answer.returncode == 0 else None
-
-
-@pytest.fixture(scope="module")
-def oldest_python() -> tuple[Path, tuple[int, ...]]:
-    versions = {python: _version(python) for python in _candidates()}
-    usable = {python: version for python, version in versions.items() if version and version >= OLDEST}
-    if not usable:
-        pytest.skip("needs a Python from 3.6 to 3.12, under pyenv or on PATH")
-    oldest = min(usable, key=lambda python: usable[python])
-    return oldest, usable[oldest]
 
 
 @pytest.fixture(scope="module")
@@ -58,12 +25,9 @@ def command(python: Path, wrapper: Path, attempt: Attempt) -> list[str]:
 
 
 def test_the_whole_wrapper_under_the_oldest_python(
-    tmp_path: Path,
-    wrapper: Path,
-    oldest_python: tuple[Path, tuple[int, ...]],
-    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path, wrapper: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    python, version = oldest_python
+    python, version = oldest_python()
     with capsys.disabled():
         print(f"\nwrapper.pyz under Python {'.'.join(map(str, version))}: {python}")
     program = 'setsid sleep 1000 &\necho $! > pid\necho "$LISTED"\necho x > é.txt\necho SUCCESS\n'
@@ -79,10 +43,8 @@ def test_the_whole_wrapper_under_the_oldest_python(
     assert again.returncode == 75
 
 
-def test_failures_and_signals_under_the_oldest_python(
-    tmp_path: Path, wrapper: Path, oldest_python: tuple[Path, tuple[int, ...]]
-) -> None:
-    python, _ = oldest_python
+def test_failures_and_signals_under_the_oldest_python(tmp_path: Path, wrapper: Path) -> None:
+    python, _ = oldest_python()
     attempt = Attempt(tmp_path / "launch", "", settings={"shell": "/nowhere/sh"})
     assert attempt.run(command=command(python, wrapper, attempt)).returncode == 127
     assert "No such file" in (attempt.status().failure or "")
@@ -106,9 +68,7 @@ def test_failures_and_signals_under_the_oldest_python(
     assert attempt.status().phase == "started"
 
 
-def test_mail_under_the_oldest_python_fails_in_one_line(
-    tmp_path: Path, wrapper: Path, oldest_python: tuple[Path, tuple[int, ...]]
-) -> None:
+def test_mail_under_the_oldest_python_fails_in_one_line(tmp_path: Path, wrapper: Path) -> None:
     mail = {
         "smtp_host": "127.0.0.1",
         "smtp_port": "1",
@@ -118,7 +78,8 @@ def test_mail_under_the_oldest_python_fails_in_one_line(
     }
     attempt = Attempt(tmp_path, "true\n", mail=mail)
     (attempt.folder / "mail.eml").write_bytes(b"Subject: x\n\nx\n")
-    ended = attempt.run(command=command(oldest_python[0], wrapper, attempt))
+    python, _ = oldest_python()
+    ended = attempt.run(command=command(python, wrapper, attempt))
     assert ended.returncode == 0
     assert "Connection refused" in ended.stderr
     assert ended.stderr.count("\n") == 1

@@ -21,6 +21,11 @@ from portal.jobs.states import JobState
 NOW = datetime(2026, 11, 24, 6, 0, 0, 123456, tzinfo=UTC)
 
 
+@pytest.fixture(autouse=True)
+def migrations_are_copied() -> None:
+    """Not here: see `conftest.py`."""
+
+
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[Database]:
     database = Database(f"sqlite:///{tmp_path}/portal.db")

@@ -55,6 +55,7 @@ NOTHING_KNOWN = AttemptFacts(
     heart_has_stopped=False,
     grace_seconds=GRACE_SECONDS,
     has_accounting=True,
+    enforces_memory=True,
     fails_on_out_of_memory=False,
 )
 LONG_AGO = NOW - timedelta(seconds=GRACE_SECONDS)
@@ -77,6 +78,7 @@ class Case:
     cancel_asked: bool = False
     stopped: bool = False
     accounting: bool = True
+    memory: bool = True
     strict_memory: bool = False
     by_portal: bool = False
     before: str = WAIT
@@ -93,6 +95,7 @@ class Case:
             end_seen_at=end_seen_at,
             heart_has_stopped=self.stopped,
             has_accounting=self.accounting,
+            enforces_memory=self.memory,
             fails_on_out_of_memory=self.strict_memory,
         )
         observation = Observation(self.state, self.state.name, ended_by_portal=self.by_portal)
@@ -124,7 +127,12 @@ BY_OPERATOR = "cancelled, operator, scheduler"
 
 RULE_1 = [
     Case("a success decides", S.COMPLETED, status="succeeded", before=DONE, after=DONE),
-    Case("and while the job is seen to run", S.RUNNING, status="succeeded", before=DONE, after=DONE),
+    Case("and while the job is seen to run", S.RUNNING, status="succeeded", memory=False, before=DONE, after=DONE),
+    *(
+        Case(f"a {state} job may yet have run out of memory", state, status="succeeded", before=WAIT, after=DONE)
+        for state in (S.RUNNING, S.COMPLETING, S.SUSPENDED)
+    ),
+    Case("silence is not waited for", S.UNKNOWN, status="succeeded", before=DONE, after=DONE),
     Case("and where it is not found", S.NOT_FOUND, status="succeeded", before=DONE, after=DONE),
     Case(
         "and where it was to be cancelled", S.CANCELLED, status="succeeded", cancel_asked=True, before=DONE, after=DONE

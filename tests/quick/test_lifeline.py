@@ -3,9 +3,12 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from portal.lifeline import EXIT_CODE, LIFELINE_VARIABLE, Lifeline, make_lifeline
+from tests.compute_clients import open_files
 from tests.serving import identify
 from tests.waiting import wait_until
 
@@ -24,36 +27,39 @@ time.sleep(600)
 """
 
 
-def start_follower(lifeline: Lifeline) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+@contextmanager
+def follower(lifeline: Lifeline) -> Iterator[subprocess.Popen[str]]:
+    """A child that follows it; it has ended in the end, however the test did."""
+    with subprocess.Popen(
         [sys.executable, "-c", FOLLOWER],
         env=os.environ | lifeline.environment(),
         pass_fds=[lifeline.read_fd],
         stdout=subprocess.PIPE,
         text=True,
-    )
+    ) as child:
+        try:
+            yield child
+        finally:
+            child.kill()
 
 
 def test_child_and_its_forks_end_with_the_writing_end_and_programs_never_hold_it() -> None:
     lifeline = make_lifeline()
     pipe = Path(f"/proc/self/fd/{lifeline.read_fd}").readlink()
-    child = start_follower(lifeline)
-    assert child.stdout is not None
-    forked, program, variable_is_left = child.stdout.readline().split()
-    try:
-        wait_until(lambda: program_name(program) == "sleep", 10, "the program to run")
-        held = {entry.readlink() for entry in Path(f"/proc/{program}/fd").iterdir()}
-        assert pipe not in held
-        assert variable_is_left == "False"
-        assert child.poll() is None
-        os.close(lifeline.write_fd)
-        assert child.wait(10) == EXIT_CODE
-        wait_until(lambda: identify(int(forked)) is None, 10, "the end of the forked process")
-        assert identify(int(program)) is not None
-    finally:
-        os.kill(int(program), 9)
-        child.stdout.close()
-        os.close(lifeline.read_fd)
+    with os.fdopen(lifeline.read_fd), os.fdopen(lifeline.write_fd, "w") as writing_end, follower(lifeline) as child:
+        assert child.stdout is not None
+        forked, program, variable_is_left = child.stdout.readline().split()
+        try:
+            wait_until(lambda: program_name(program) == "sleep", 10, "the program to run")
+            assert str(pipe) not in open_files(int(program))
+            assert variable_is_left == "False"
+            assert child.poll() is None
+            writing_end.close()
+            assert child.wait(10) == EXIT_CODE
+            wait_until(lambda: identify(int(forked)) is None, 10, "the end of the forked process")
+            assert identify(int(program)) is not None
+        finally:
+            os.kill(int(program), 9)
 
 
 def program_name(pid: str) -> str:

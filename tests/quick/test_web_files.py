@@ -1,12 +1,15 @@
 """Downloads of what a job wrote, which is hostile."""
 
-import gc
 import os
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from portal.jobs.states import JobState
+from tests.compute_clients import open_files
 from tests.web_portal import WebPortal, make_everything, make_portal
 
 
@@ -15,9 +18,12 @@ def portal(tmp_path: Path) -> WebPortal:
     return make_portal(tmp_path, templates_dir=make_everything(tmp_path))
 
 
-def descriptors() -> int:
-    gc.collect()  # what earlier tests left open must not be closed between two counts
-    return len(list(Path("/proc/self/fd").iterdir()))
+@contextmanager
+def nothing_is_left_open() -> Iterator[None]:
+    """No file is opened meanwhile that is still open at the end. (What earlier tests left open may be closed.)"""
+    before = Counter(open_files(os.getpid()))
+    yield
+    assert Counter(open_files(os.getpid())) - before == Counter()
 
 
 def test_text_is_shown_and_everything_else_is_an_attachment(portal: WebPortal) -> None:
@@ -94,10 +100,9 @@ def test_nothing_but_the_jobs_own_regular_files(portal: WebPortal, path: str, tm
     (tmp_path / "elsewhere").write_text("secret")
     os.link(tmp_path / "elsewhere", work / "hard")
     os.mkfifo(work / "fifo")
-    before = descriptors()
-    answer = portal.browser.get(f"/jobs/{job_id}/files/{path}")
+    with nothing_is_left_open():
+        answer = portal.browser.get(f"/jobs/{job_id}/files/{path}")
     assert answer.status_code == 404
-    assert descriptors() == before
 
 
 def test_another_attempt(portal: WebPortal) -> None:
@@ -117,15 +122,14 @@ def test_files_are_closed_whatever_is_asked(portal: WebPortal) -> None:
     job_id = portal.job()
     (portal.work(job_id) / "output.txt").write_bytes(b"x" * 300_000)
     address = f"/jobs/{job_id}/files/output.txt"
-    before = descriptors()
-    head = portal.browser.head(address)
-    assert head.content_length == 300_000
-    assert head.get_data() == b""
-    head.close()
-    half = portal.browser.get(address, buffered=False)
-    next(half.iter_encoded())
-    half.close()
-    assert descriptors() == before
+    with nothing_is_left_open():
+        head = portal.browser.head(address)
+        assert head.content_length == 300_000
+        assert head.get_data() == b""
+        head.close()
+        half = portal.browser.get(address, buffered=False)
+        next(half.iter_encoded())
+        half.close()
 
 
 def test_a_page_with_hostile_files_in_place_of_outputs(portal: WebPortal) -> None:

@@ -14,7 +14,8 @@ from tests.slurm.portal_site import PortalSite, open_folder
 from tests.slurm_cluster import SlurmCluster, can_limit_memory, own_cluster
 from tests.waiting import wait_until
 
-pytestmark = pytest.mark.daemon
+# One worker, and so one cluster.
+pytestmark = [pytest.mark.daemon, pytest.mark.xdist_group("slurm-ends")]
 
 PARTITIONS = {
     "steady": "node1",  # nothing happens to this one

@@ -236,6 +236,8 @@ def test_without_slurmdbd_the_queue_still_answers_and_absence_is_unknown(bench: 
 
 def test_without_munge_a_submission_is_in_doubt(bench: Bench) -> None:
     handle = bench.submit("sleep 300")
+    # A launch that is lost with munge leaves the job "completing" until slurmctld asks again, up to a minute later.
+    wait_until(lambda: bench.see(handle).state is SchedulerState.RUNNING, 30, "its start")
     bench.cluster.stop_daemon("munge")
     spec = bench.spec("true")
     [answer] = bench.scheduler.submit([spec])

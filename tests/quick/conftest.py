@@ -1,0 +1,75 @@
+"""What makes the quick tests quick: what comes out the same each time is done once by each process that tests."""
+
+import functools
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from flask import Flask
+from jinja2 import FileSystemBytecodeCache
+
+from portal.applications import lint
+from portal.applications.shellcheck import Comment, shellcheck
+from portal.database import Database
+
+_really_upgrade = Database.upgrade
+
+
+@pytest.fixture(scope="session")
+def session_patch() -> Iterator[pytest.MonkeyPatch]:
+    """For the whole session."""
+    with pytest.MonkeyPatch.context() as patch:
+        yield patch
+
+
+@pytest.fixture(scope="session")
+def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database as the migrations leave it, with nothing in it."""
+    file = tmp_path_factory.mktemp("migrated") / "portal.db"
+    database = Database(f"sqlite:///{file}")
+    _really_upgrade(database)
+    database.close()
+    return file
+
+
+@pytest.fixture(autouse=True)
+def migrations_are_copied(migrated_file: Path) -> Iterator[None]:
+    """A new SQLite database begins as a copy of `migrated_file`, and is then upgraded: to find out that it is current.
+
+    Each run of the migrations takes 50 ms, and SQLAlchemy keeps what they made for the rest of the process. Tests of
+    the migrations put a fixture of this name in the place of this one.
+    """
+
+    def upgrade(database: Database) -> None:
+        file = database.sqlite_file
+        # What stands in the way is for the real thing to say.
+        with suppress(OSError):
+            if file is not None and file.parent.is_dir() and not file.exists():
+                shutil.copyfile(migrated_file, file)
+        _really_upgrade(database)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Database, "upgrade", upgrade)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def templates_are_compiled_once(session_patch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The pages' templates, which each Flask application would compile anew."""
+    cache = FileSystemBytecodeCache(str(tmp_path_factory.mktemp("templates")))
+    session_patch.setattr(Flask, "jinja_options", {**Flask.jinja_options, "bytecode_cache": cache})
+
+
+@pytest.fixture(scope="session", autouse=True)
+def scripts_are_checked_once(session_patch: pytest.MonkeyPatch) -> None:
+    """By shellcheck, a process of its own for each program of each catalog that is loaded."""
+
+    @functools.cache
+    def checked(script: str, shell: str, _path: str | None) -> list[Comment]:
+        return shellcheck(script, shell)
+
+    # Tests put another shellcheck, or none, on PATH.
+    session_patch.setattr(lint, "shellcheck", lambda script, shell: checked(script, shell, os.environ.get("PATH")))
