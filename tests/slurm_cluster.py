@@ -164,8 +164,8 @@ class SlurmCluster:
         """Cancel every job and return when none is left in the queue."""
         for account in (JOBS_ACCOUNT, "portal", "root"):
             self.run("scancel", "--user", account, account="root")
-        # Not `-t all`, which would list the finished ones too. A job whose launch or end was lost with munge stays until
-        # slurmctld (60 s) or its slurmstepd (17 s) asks again.
+        # Not `-t all`, which would list the finished ones too. A job whose launch or end was lost with munge stays
+        # until slurmctld (60 s) or its slurmstepd (17 s) asks again.
         wait_until(self._is_empty, 120, "an empty queue")
 
     def _is_empty(self) -> bool:
