@@ -189,7 +189,9 @@ class WebPortal:
         *,
         silent_since: datetime | None = None,
         accounting_silent_since: datetime | None = None,
-        running: int = 14, waiting: int = 6) -> None:
+        running: int = 14,
+        waiting: int = 6,
+    ) -> None:
         """What a dispatcher would have written down just now."""
         with self.parts.database.writing() as session:
             session.merge(
