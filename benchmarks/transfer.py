@@ -12,8 +12,9 @@ from pathlib import Path
 
 from benchmarks.embedded import measure
 from portal.jobs.directory import AttemptDirectory, JobDirectory, JobsFolder
-from portal.jobs.node_files import install_node_files
-from portal.schedulers.ssh import SshConnection
+from portal.jobs.node_files import install_node_files, submit_archive
+from portal.schedulers.helper import Helper
+from portal.schedulers.ssh import SshConnection, SshRunner
 from portal.transfer import sftp_folders
 from portal.transfer.session import SftpSession
 from portal.transfer.sftp_folders import SftpFolders
@@ -34,7 +35,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="portal-benchmark-") as name:
         folder = Path(name)
         sshd = Sshd(folder)
-        sshd.force("exec /usr/lib/openssh/sftp-server")
+        helper = folder / "there" / ".node" / "current" / "submit.pyz"
+        helper.parent.mkdir(parents=True)
+        helper.write_bytes(submit_archive())
+        sshd.force(f"exec /usr/bin/python3 -I {helper}")
         sshd.start()
         connection = SshConnection(sshd.target)
         try:
@@ -50,9 +54,9 @@ def main() -> None:
 def _measure_all(folder: Path, sshd: Sshd, connection: SshConnection, mib: int) -> list[tuple[str, float, float]]:
     jobs, there = JobsFolder(folder / "jobs"), folder / "there"
     jobs.root.mkdir()
-    there.mkdir()
     node_files = install_node_files(jobs.root, [])
-    folders = SftpFolders(SftpSession(connection, 60), there, node_files, 10 * mib, lambda _: None)
+    helper = Helper(SshRunner(connection, "helper"), there, 60)
+    folders = SftpFolders(SftpSession(connection, 60), helper, there, node_files, 10 * mib)
     folders.begin_round()
     pairs = [_make_job(jobs, f"tcfnctb{letter}") for letter in _LETTERS]
     many = measure(lambda: folders.send(pairs)) / len(pairs)

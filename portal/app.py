@@ -119,10 +119,14 @@ def build_scheduler(parts: Parts) -> Scheduler:
     if settings.kind == "local":
         return LocalScheduler(parts.database, parts.clock)
     if settings.kind == "slurm":
-        jobs_dir = parts.settings.portal.jobs_dir
-        runner = LocalRunner([*settings.command_prefix, *_helper_command(settings, jobs_dir)])
-        return SlurmScheduler(Helper(runner, jobs_dir, LOCAL_CALL_SECONDS), parts.clock)
+        return _slurm_here(parts)
     return SlurmScheduler(_ssh_helper(parts, _ssh_connection(settings.ssh)), parts.clock, kind=settings.kind)
+
+
+def _slurm_here(parts: Parts) -> SlurmScheduler:
+    settings, jobs_dir = parts.settings.scheduler, parts.settings.portal.jobs_dir
+    runner = LocalRunner([*settings.command_prefix, *_helper_command(settings, jobs_dir)])
+    return SlurmScheduler(Helper(runner, jobs_dir, LOCAL_CALL_SECONDS), parts.clock)
 
 
 def _ssh_cluster(parts: Parts, node_files: NodeFiles) -> Cluster:
@@ -137,7 +141,7 @@ def _ssh_cluster(parts: Parts, node_files: NodeFiles) -> Cluster:
 
     session = SftpSession(connection, settings.ssh.command_timeout_seconds)
     most_mib = parts.settings.limits.results_mib
-    return Cluster(scheduler, SftpFolders(session, settings.ssh.remote_jobs_dir, node_files, most_mib, helper.empty))
+    return Cluster(scheduler, SftpFolders(session, helper, settings.ssh.remote_jobs_dir, node_files, most_mib))
 
 
 def _helper_command(settings: SchedulerSection, jobs_dir: Path) -> list[str]:

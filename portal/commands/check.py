@@ -8,7 +8,7 @@ from enum import StrEnum
 
 import click
 
-from portal.app import Parts, build_cluster
+from portal.app import Parts, build_cluster, build_scheduler
 from portal.applications.definition import Application
 from portal.clock import SystemClock
 from portal.commands import scheduler_checks, site_checks
@@ -91,13 +91,13 @@ def _finding(name: str, look: Callable[[], site_checks.Seen]) -> Finding:
 
 
 def _of_running_portal(parts: Parts, with_job: bool) -> Iterator[Finding]:
-    with contextlib.closing(build_cluster(parts)) as cluster:
-        scheduler = cluster.scheduler
+    with contextlib.closing(build_scheduler(parts)) as scheduler:
         answers = _finding("scheduler", lambda: scheduler_checks.answers(parts, scheduler))
         yield answers
         if answers.verdict is Verdict.OK and scheduler.can_say_what_it_refuses:
             yield _finding("resources", lambda: scheduler_checks.would_take(parts, scheduler))
-        if parts.settings.shares_no_files:
+    if parts.settings.shares_no_files:
+        with contextlib.closing(build_cluster(parts)) as cluster:
             yield _finding("files", lambda: scheduler_checks.files(cluster.nodes))
     dispatcher = _dispatcher(parts)
     yield dispatcher

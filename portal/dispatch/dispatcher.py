@@ -16,7 +16,7 @@ from portal.dispatch.evidence import Hearts
 from portal.dispatch.polling import Memory, correct_late, poll
 from portal.dispatch.reconciliation import reconcile
 from portal.dispatch.submission import submit_accepted
-from portal.dispatch.tidying import tidy_nodes
+from portal.dispatch.tidying import Tidying
 from portal.dispatch.wishes import Wishes
 from portal.errors import PortalError, StaleEpochError
 from portal.mail.outbox import OutboxSender
@@ -41,6 +41,7 @@ class Dispatcher:
         self._sender = sender
         self._memory = Memory(Hearts(dispatch.clock))
         self._wishes = Wishes(dispatch.clock)
+        self._tidying = Tidying()
         self._due_seconds: dict[str, float] = {}
         self._is_reconciled = False
 
@@ -74,9 +75,9 @@ class Dispatcher:
         self._try("doubts", lambda: resolve_doubts(dispatch, self._memory))
         self._try("submission", lambda: submit_accepted(dispatch))
         self._every(dispatch.settings.scheduler.poll_seconds, "poll", lambda: poll(dispatch, self._memory))
-        self._every(CORRECT_EVERY_SECONDS, "correction", lambda: correct_late(dispatch))
+        self._every(CORRECT_EVERY_SECONDS, "correction", lambda: correct_late(dispatch, self._memory))
         self._every(ADOPT_EVERY_SECONDS, "adoption", self._adopt)
-        self._every(TIDY_EVERY_SECONDS, "tidying", lambda: tidy_nodes(dispatch))
+        self._every(TIDY_EVERY_SECONDS, "tidying", lambda: self._tidying.tidy(dispatch))
 
     def _reconcile(self) -> None:
         mended = reconcile(self._dispatch)

@@ -8,11 +8,13 @@ from sqlalchemy import or_, select
 
 from portal.dispatch.answers import look_again_later, record_submitted, take_back
 from portal.dispatch.context import Dispatch
+from portal.dispatch.decide import Ended
 from portal.dispatch.evidence import gather_evidence
 from portal.dispatch.isolation import kept_apart
 from portal.dispatch.polling import Memory, look_at
+from portal.dispatch.publication import publish_end
 from portal.jobs.models import Attempt, Job
-from portal.jobs.states import JobState
+from portal.jobs.states import FailureReason, JobState
 from portal.node.claim import Claim
 from portal.schedulers.base import Absent, FindAnswer, Found, Handle, Observation, SchedulerState, Unknown
 
@@ -53,12 +55,25 @@ def _settle(dispatch: Dispatch, memory: Memory, job: Job, attempt: Attempt, answ
         return
     if isinstance(answer, Absent) and _lost_call_is_over(dispatch, attempt):
         evidence = gather_evidence(dispatch, attempt)
-        if evidence is not None and (evidence.claim is None or evidence.claim.by == "dispatcher"):
+        if evidence is not None and evidence.claim is None:
             take_back(dispatch, job, attempt)
+            return
+        if evidence is not None and evidence.claim is not None and evidence.claim.by == "dispatcher":
+            _give_up(dispatch, job, attempt)
             return
         # It has been started (by hand, or by a scheduler that has forgotten it): what the node wrote decides.
         look_at(dispatch, memory, job, attempt, Observation(SchedulerState.NOT_FOUND))
     look_again_later(dispatch, attempt)
+
+
+def _give_up(dispatch: Dispatch, job: Job, attempt: Attempt) -> None:
+    """A predecessor took its claim, so that it can never start, and this database does not know why."""
+    detail = "It had been given up before it started."
+    if job.cancel_asked_by is not None:
+        ended = Ended(JobState.CANCELLED, "directory", detail, by=job.cancel_asked_by, never_started=True)
+    else:
+        ended = Ended(JobState.FAILED, "directory", detail, FailureReason.LOST, never_started=True)
+    publish_end(dispatch, job, attempt, ended)
 
 
 def _adopt_handle(dispatch: Dispatch, job: Job, attempt: Attempt, handles: Sequence[Handle]) -> None:

@@ -17,7 +17,7 @@ from portal.dispatch.publication import publish_end
 from portal.errors import SchedulerError
 from portal.jobs.models import Attempt, Job, SchedulerHealth
 from portal.jobs.states import CORRECTABLE_REASONS, FailureReason, JobState
-from portal.jobs.store import Change, change_state
+from portal.jobs.store import Change, add_event, change_state
 from portal.node.claim import Claim
 from portal.schedulers.base import Handle, Health, Observation, SchedulerState
 from portal.transfer.folders import NodesUnreachableError
@@ -26,6 +26,7 @@ log = structlog.get_logger()
 
 CORRECTION_DAYS = 7
 """How long a job that was lost, or whose node failed, may still be corrected by a late status file."""
+CARRYING = "what it wrote is being brought here from the cluster"
 _ANOTHER_START = timedelta(minutes=1)
 """How far the expected start has to move to be news: schedulers plan anew all the time."""
 
@@ -39,7 +40,9 @@ class Memory:
     hearts: Hearts
     seen: dict[str, SchedulerState] = field(default_factory=dict)
     """What the scheduler last said of each attempt, by scheduler name."""
-    rounds: int = 0
+    next_to_poll: str = ""
+    """The scheduler name with which the next round begins, where the last one's time did not suffice."""
+    next_to_correct: str = ""
 
 
 def poll(dispatch: Dispatch, memory: Memory) -> bool:
@@ -68,10 +71,12 @@ def _look_at_all(
     dispatch: Dispatch, memory: Memory, pairs: Sequence[Pair], observations: Mapping[Handle, Observation]
 ) -> None:
     dispatch.nodes.begin_round()
-    # Where files have to be carried, a round may end before everybody's turn: each begins with another one.
-    first = memory.rounds % len(pairs) if pairs else 0
-    memory.rounds += 1
-    for job, attempt in [*pairs[first:], *pairs[:first]]:
+    turns = _beginning_with(memory.next_to_poll, pairs)
+    memory.next_to_poll = ""
+    for job, attempt in turns:
+        if dispatch.nodes.round_is_over():
+            memory.next_to_poll = attempt.scheduler_name
+            return
         handle = handle_of(attempt)
         if handle is not None:
             with kept_apart(attempt.scheduler_name):
@@ -79,7 +84,13 @@ def _look_at_all(
                 look_at(dispatch, memory, job, attempt, observation)
 
 
-def correct_late(dispatch: Dispatch) -> int:
+def _beginning_with(name: str, pairs: Sequence[Pair]) -> list[Pair]:
+    """All of them, in their order, from this one on: where files are carried, not everybody has a turn each time."""
+    first = next((index for index, (_, attempt) in enumerate(pairs) if attempt.scheduler_name == name), 0)
+    return [*pairs[first:], *pairs[:first]]
+
+
+def correct_late(dispatch: Dispatch, memory: Memory) -> int:
     """Look for status files of jobs that were given up as lost or as a node failure; how many were corrected."""
     since = dispatch.now() - timedelta(days=CORRECTION_DAYS)
     with dispatch.database.reading() as session:
@@ -92,11 +103,17 @@ def correct_late(dispatch: Dispatch) -> int:
                     Job.failure_reason.in_(CORRECTABLE_REASONS),
                     Job.ended_at > since,
                 )
+                .order_by(Job.job_id)
             ).all()
         )
     corrected = 0
     dispatch.nodes.begin_round()
-    for job, attempt in given_up:
+    turns = _beginning_with(memory.next_to_correct, given_up)
+    memory.next_to_correct = ""
+    for job, attempt in turns:
+        if dispatch.nodes.round_is_over():
+            memory.next_to_correct = attempt.scheduler_name
+            break
         with kept_apart(attempt.scheduler_name):
             corrected += _correct(dispatch, job, attempt)
     return corrected
@@ -142,6 +159,7 @@ def _active(dispatch: Dispatch) -> list[Pair]:
                 select(Job, Attempt)
                 .join(Attempt, (Attempt.job_id == Job.job_id) & (Attempt.number == Job.attempt_number))
                 .where(Attempt.state.in_((JobState.QUEUED, JobState.RUNNING)))
+                .order_by(Attempt.submitted_at, Attempt.job_id)
             ).all()
         )
 
@@ -158,6 +176,8 @@ def look_at(dispatch: Dispatch, memory: Memory, job: Job, attempt: Attempt, obse
     has_ended = observation.state.is_final or observation.state is SchedulerState.NOT_FOUND
     evidence = gather_evidence(dispatch, attempt, has_ended=has_ended)
     if evidence is None:
+        if has_ended:
+            _store_carrying(dispatch, job, attempt, observation)
         return
     heart_has_stopped = has_ended and memory.hearts.has_stopped(directory, attempt, dispatch.grace_seconds)
     claim = evidence.claim
@@ -172,6 +192,20 @@ def look_at(dispatch: Dispatch, memory: Memory, job: Job, attempt: Attempt, obse
     memory.seen[attempt.scheduler_name] = observation.state
     if isinstance(verdict, Ended):
         memory.hearts.forget(attempt)
+
+
+def _store_carrying(dispatch: Dispatch, job: Job, attempt: Attempt, observation: Observation) -> None:
+    """It has ended, and what it wrote is on its way here: pages say so, and the grace period begins."""
+    if attempt.end_seen_at is not None and attempt.reason == CARRYING:
+        return
+    with dispatch.leadership.writing() as session:
+        row = session.get_one(Attempt, (job.job_id, attempt.number))
+        job_row = session.get_one(Job, job.job_id)
+        row.raw_state, row.reason = observation.raw_state, CARRYING
+        row.end_seen_at = row.end_seen_at or dispatch.now()
+        detail = f"The scheduler says {observation.raw_state or 'nothing more of it'}; {CARRYING}."
+        add_event(session, job_row, job_row.state, Change(dispatch.now(), "scheduler", detail))
+        job_row.version += 1
 
 
 def _is_news(dispatch: Dispatch, memory: Memory, attempt: Attempt, observation: Observation) -> bool:

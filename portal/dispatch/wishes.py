@@ -43,15 +43,19 @@ class Wishes:
         names = {attempt.scheduler_name for _, attempt in wished}
         self._asked = {name: at for name, at in self._asked.items() if name in names}
         due = [(job, attempt) for job, attempt in wished if self._is_due(attempt)]
+        self._cancel(dispatch, [attempt for job, attempt in due if job.state is not JobState.ACCEPTED])
+        self._end_unsubmitted(dispatch, [(job, attempt) for job, attempt in due if job.state is JobState.ACCEPTED])
+        return len(due)
+
+    def _end_unsubmitted(self, dispatch: Dispatch, due: list[tuple[Job, Attempt]]) -> None:
         dispatch.nodes.begin_round()
         for job, attempt in due:
-            if job.state is JobState.ACCEPTED:
-                # Before it is tried: one whose folder cannot be written waits like any other.
-                self._asked[attempt.scheduler_name] = self._clock.monotonic_seconds()
-                with kept_apart(attempt.scheduler_name):
-                    _end_unsubmitted(dispatch, job, attempt)
-        self._cancel(dispatch, [attempt for job, attempt in due if job.state is not JobState.ACCEPTED])
-        return len(due)
+            if dispatch.nodes.round_is_over():
+                return
+            # Before it is tried: one whose folder cannot be written waits like any other.
+            self._asked[attempt.scheduler_name] = self._clock.monotonic_seconds()
+            with kept_apart(attempt.scheduler_name):
+                _end_unsubmitted(dispatch, job, attempt)
 
     def _is_due(self, attempt: Attempt) -> bool:
         asked_seconds = self._asked.get(attempt.scheduler_name)

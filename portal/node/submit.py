@@ -6,7 +6,9 @@ It may be the forced command of an SSH key, so it trusts nothing that it is sent
 nothing but the standard library, ends by itself at the request's time-out, and says for each call how it ended.
 
     {"version": 1, "id": "…", "timeout_seconds": 60, "call_seconds": 30, "at_once": 4,
-     "calls": [{"run": ["squeue", …]}, {"delete": "/…/work"}], "jobs_dir": "/…"}          the last is optional
+     "calls": [{"run": ["squeue", …]}, {"delete": "/…/work"},
+               {"list": "/…/work", "first": ["output.txt", …], "without": ["claim", …]}],
+     "jobs_dir": "/…"}                                                                     the last is optional
     {"version": 1, "id": "…", "answers": [{"exit_code": 0, "stdout": "…", "stderr": "…", "failure": null}, …]}
     {"version": 1, "id": "…", "error": "…"}                                               nothing was called
 
@@ -26,6 +28,7 @@ from .allowed_calls import RefusedError, check_call, check_jobs_dir, work_folder
 from .capped_process import GIVEN_UP, TIMED_OUT, run_capped
 from .command_environment import environment_of_commands
 from .deletion import empty_folder, open_below
+from .listing import Listing, list_files
 
 VERSION = 1
 MOST_REQUEST_BYTES = 8 * 1024 * 1024
@@ -130,9 +133,12 @@ class _Caller:
                 return self._run(check_call(_words(call["run"]), self._jobs_dir))
             if set(call) == {"delete"}:
                 return self._delete(work_folder(_words([call["delete"]])[0], self._jobs_dir))
+            if set(call) == {"list", "first", "without"}:
+                folder = work_folder(_words([call["list"]])[0], self._jobs_dir)
+                return self._list(folder, _words(call["first"]), _words(call["without"]))
         except RefusedError as error:
             return _not_made(REFUSED, str(error))
-        return _not_made(REFUSED, "it is neither a run nor a delete")
+        return _not_made(REFUSED, "it is neither a run nor a delete nor a list")
 
     def _run(self, command: List[str]) -> Answer:
         left = min(self._call_seconds, self._deadline - time.monotonic())
@@ -150,6 +156,25 @@ class _Caller:
         # What is cut is no answer, so none of it is handed on.
         stdout = "" if ended.failure else ended.stdout.decode("utf-8", "replace")
         return Answer(ended.exit_code, stdout, ended.stderr.decode("utf-8", "replace"), ended.failure)
+
+    def _list(self, relative: str, first: List[str], without: List[str]) -> Answer:
+        """Standard output is the listing as JSON; exit code 2 says that the folder is not there."""
+        try:
+            folder = open_below(self._jobs_dir, relative)
+            try:
+                ends = min(self._deadline, time.monotonic() + self._call_seconds / 2)
+                listing = list_files(folder, first, without, ends)
+            finally:
+                os.close(folder)
+        except FileNotFoundError as error:
+            return Answer(2, "", "{}: {}".format(relative, error.strerror), None)
+        except PermissionError:
+            # The job closed its own folder.
+            listing = Listing()
+            listing.unreadable = 1
+        except OSError as error:
+            return Answer(1, "", "{}: {}".format(relative, error.strerror), None)
+        return Answer(0, json.dumps(listing.as_fields()), "", None)
 
     def _delete(self, relative: str) -> Answer:
         try:

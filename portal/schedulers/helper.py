@@ -77,6 +77,22 @@ class Helper:
             if not result.is_good:
                 raise SchedulerError("A job's files cannot be deleted.", log_detail=f"{folder}: {result.problem}")
 
+    def list_files(self, folder: Path, first: Sequence[str], without: Sequence[str]) -> dict[str, Any] | None:
+        """What lies in a `work/` folder, as `portal.node.listing` says it; None where the folder is not there.
+
+        Raises SchedulerError.
+        """
+        [result] = self._ask([{"list": str(folder), "first": list(first), "without": list(without)}], 1)
+        if result.failure is None and result.exit_code == 2:
+            return None
+        if not result.is_good:
+            raise SchedulerError("A job's files cannot be listed.", log_detail=f"{folder}: {result.problem}")
+        try:
+            listing: dict[str, Any] = json.loads(result.stdout)
+        except ValueError as error:
+            raise SchedulerError(NO_ANSWER, log_detail=f"{folder}: not a listing") from error
+        return listing
+
     def _ask(self, calls: Sequence[Mapping[str, object]], at_once: int) -> list[Result]:
         request_id = secrets.token_hex(8)
         request = {

@@ -55,6 +55,10 @@ class NodeFolders(ABC):
     def begin_round(self) -> None:  # noqa: B027  # where nothing is copied there is nothing to limit
         """From now on a round's time runs, after which `send` and `bring` put off what takes longer."""
 
+    def round_is_over(self) -> bool:
+        """Whether that time is over: whoever has not had a turn is first in the next round."""
+        return False
+
     @abstractmethod
     def send(self, attempts: Sequence[tuple[JobDirectory, AttemptDirectory]]) -> list[Sent]:
         """Bring what the portal wrote for these attempts to the nodes; one answer each, in order.
@@ -75,19 +79,23 @@ class NodeFolders(ABC):
     def take_claim(self, attempt: AttemptDirectory, claim: Claim) -> bool:
         """Take the right to start the attempt, where nodes look for it; False where somebody has it already.
 
-        Raises NodesUnreachableError or OSError where it cannot be said.
+        One that was never sent can be started by nobody, and is claimed here alone. Raises NodesUnreachableError or
+        OSError where it cannot be said.
         """
 
     def shortfall(self, attempt: AttemptDirectory) -> str | None:  # noqa: ARG002  # nothing is missing of what is shared
         """What of the results was not brought here and why, in a sentence for the visitor; None where all is here."""
         return None
 
-    def kept_jobs(self) -> list[str]:
-        """The ids of the jobs of which the nodes have a copy that is to be removed one day. NodesUnreachableError."""
-        return []
+    @property
+    def has_copies(self) -> bool:
+        """Whether the nodes have copies of job directories, which are to be removed one day."""
+        return False
 
     def remove(self, job: JobDirectory) -> None:  # noqa: B027  # the only copy is never removed from here
-        """Remove the nodes' copy of a job. Raises NodesUnreachableError, or OSError where something is left."""
+        """Remove the nodes' copy of a job; none is no error. Raises NodesUnreachableError, or PortalError or OSError
+        where something is left.
+        """
 
     def check(self) -> str:
         """What is well, in a line for `portal check`. Raises PortalError with what is wrong."""

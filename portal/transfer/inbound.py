@@ -2,12 +2,14 @@
 
 The claim, the heartbeat and the word that the program has started come at once. The results come file by file, each
 whole, and after the last of them the status file that tells of the end: whoever reads it here has the results as well.
+What cannot be had of them (too large, closed, of no name) is left, and told; it holds up nothing.
 """
 
+import errno
 import hashlib
-import json
 import shutil
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -15,24 +17,29 @@ from typing import Any
 import structlog
 from paramiko.sftp_client import SFTPClient
 
+from portal.errors import SchedulerError
 from portal.jobs.directory import FILE_MODE, WORK_FOLDER_MODE, AttemptDirectory, make_folder
-from portal.jobs.job_files import MAX_DEPTH
-from portal.jobs.sizes import size_in_words
 from portal.node import claim as claims
 from portal.node import heartbeat, status_file
 from portal.node.attempt_config import read_attempt_config
 from portal.node.durable import write_durably
 from portal.node.output_files import STDERR_NAME, STDOUT_NAME
-from portal.transfer.remote_files import fetch_file, is_regular, put_in_place, read_small
+from portal.transfer.remote_files import RefusedThereError, fetch_file, put_in_place, read_small
+from portal.transfer.shortfall import LeftFile, Shortfall, write_shortfall
 
 log = structlog.get_logger()
 
-MOST_FILES = 10_000
-_MIB = 1024 * 1024
-_MOST_HEARTBEAT_BYTES = 64
-_FIRST = (STDOUT_NAME, STDERR_NAME, "scheduler.out")
-_MARKERS = ("SUCCESS", "ERROR")
-_MOST_NAMED = 5
+EVIDENCE = {
+    status_file.FILE_NAME: status_file.MAX_BYTES,
+    heartbeat.FILE_NAME: 64,
+    claims.FILE_NAME: claims.MAX_BYTES,
+}
+"""The small files by which it is decided, and how long they may be, in the order in which they are read here.
+
+The status file first: what it tells of was on the disk before it.
+"""
+MARKERS = ("SUCCESS", "ERROR")
+_FIRST = (*MARKERS, STDOUT_NAME, STDERR_NAME, "scheduler.out")
 _INCOMING = ".incoming"
 
 
@@ -48,80 +55,90 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class Listing:
-    """What lies in the nodes' `work/`."""
+    """What lies in the nodes' `work/`, as the helper saw it."""
 
     files: list[RemoteFile]
-    is_whole: bool
-    """False where there was more than is looked at."""
+    too_many: bool
+    too_deep: int
+    unreadable: int
+    odd_names: int
+
+    @property
+    def has_marker(self) -> bool:
+        """Whether the wrapper has written its last word."""
+        return any(file.path in MARKERS for file in self.files)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether what is not listed is not there."""
+        return not (self.too_many or self.too_deep or self.unreadable)
 
 
-def bring_attempt(
-    sftp: SFTPClient,
-    remote_work: PurePosixPath,
-    attempt: AttemptDirectory,
-    most_mib: int,
-    deadline: float,
-    *,
-    everything: bool,
-) -> bool:
-    """Mirror one attempt, as `NodeFolders.bring` says; what it raises of OSError may be either machine's."""
-    small = {
-        claims.FILE_NAME: claims.MAX_BYTES,
-        heartbeat.FILE_NAME: _MOST_HEARTBEAT_BYTES,
-        status_file.FILE_NAME: status_file.MAX_BYTES,
-    }
-    # The status file first: what it tells of was on the disk before it.
-    read = {name: read_small(sftp, remote_work / name, most) for name, most in reversed(small.items())}
-    ends = _tells_the_end(read[status_file.FILE_NAME])
-    if everything or ends:
-        listing = list_results(sftp, remote_work, small)
-        if not everything and not any(file.path in _MARKERS for file in listing.files):
-            return False  # the wrapper writes its marker in this very moment
-        if not _bring_results(sftp, remote_work, attempt, listing, most_mib * _MIB, deadline):
-            return False
-    for name in small:
-        _write_if_new(attempt.work / name, read[name])
-    return True
+def parse_listing(fields: Mapping[str, Any]) -> Listing:
+    """What `portal.node.listing` found. Raises SchedulerError for anything else.
 
-
-def list_results(sftp: SFTPClient, work: PurePosixPath, without: Iterable[str]) -> Listing:
-    """All regular files below `work`, but for the names `without` at its top; an empty listing where it is missing."""
-    files: list[RemoteFile] = []
-    left_out = frozenset(without)
-    folders = [("", 1)]
-    is_whole = True
-    while folders:
-        folder, depth = folders.pop(0)
-        for name, file in _entries(sftp, work, folder):
-            if file is not None and name not in left_out:
-                files.append(file)
-            elif file is None and depth < MAX_DEPTH:
-                folders.append((name, depth + 1))
-            elif file is None:
-                is_whole = False
-            if len(files) + len(folders) > MOST_FILES:
-                return Listing(files[:MOST_FILES], is_whole=False)
-    return Listing(files, is_whole)
-
-
-def _entries(sftp: SFTPClient, work: PurePosixPath, folder: str) -> Iterator[tuple[str, RemoteFile | None]]:
-    """The relative path of each file (and the file) and of each folder (and None) in a folder; links are neither."""
+    No path of it leads out of the folder, whoever answered.
+    """
     try:
-        for facts in sftp.listdir_iter(str(work / folder), read_aheads=5):
-            name = facts.filename
-            # A server that is not what it should be must not name a place outside.
-            if not isinstance(name, str) or name in ("", ".", "..") or "/" in name or "\0" in name:
-                continue
-            path = f"{folder}/{name}" if folder else name
-            if is_regular(facts):
-                yield path, RemoteFile(path, facts.st_size or 0, facts.st_mtime or 0)
-            elif facts.st_mode is not None and facts.st_mode & 0o170000 == 0o040000:
-                yield path, None
-    except FileNotFoundError:
-        return
+        files = [RemoteFile(str(path), int(size), int(changed)) for path, size, changed in fields["files"]]
+        listing = Listing(
+            [file for file in files if _is_below(file.path)],
+            bool(fields["too_many"]),
+            int(fields["too_deep"]),
+            int(fields["unreadable"]),
+            int(fields["odd_names"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise SchedulerError("A job's files cannot be listed.", log_detail=f"not a listing: {error}") from error
+    return listing
 
 
-def _bring_results(
+def _is_below(path: str) -> bool:
+    return "\0" not in path and all(part not in ("", ".", "..") for part in path.split("/"))
+
+
+def first_paths(attempt: AttemptDirectory) -> list[str]:
+    """What is brought before all else: the output, and the files that the application declares."""
+    try:
+        declared = read_attempt_config(str(attempt.config)).outputs
+    except (OSError, ValueError) as error:
+        log.warning("an attempt's config.ini cannot be read", path=str(attempt.config), error=str(error))
+        declared = ()
+    return [*_FIRST, *declared]
+
+
+def read_evidence_there(sftp: SFTPClient, work: PurePosixPath) -> dict[str, bytes | None]:
+    """The small files by name; None where there is none. OSError only where the session is lost.
+
+    A claim that is there and cannot be read is an empty one: it says that something was started, and no more.
+    """
+    read: dict[str, bytes | None] = {}
+    for name, most_bytes in EVIDENCE.items():
+        try:
+            read[name] = read_small(sftp, work / name, most_bytes)
+        except RefusedThereError:
+            read[name] = b"" if name == claims.FILE_NAME else None
+    return read
+
+
+def tells_the_end(status: bytes | None) -> bool:
+    """Whether a status file says how the program ended."""
+    if status is None:
+        return False
+    try:
+        return status_file.parse(status).succeeded is not None
+    except ValueError:
+        return False  # whoever reads it here says that it is not right
+
+
+def write_evidence_here(attempt: AttemptDirectory, read: Mapping[str, bytes | None]) -> None:
+    """Let this side's small files say the same; what was seen once stays, though the cluster may have tidied up."""
+    for name, data in read.items():
+        if data is not None:
+            _write_if_new(attempt.work / name, data)
+
+
+def bring_results(
     sftp: SFTPClient,
     remote_work: PurePosixPath,
     attempt: AttemptDirectory,
@@ -129,24 +146,47 @@ def _bring_results(
     most_bytes: int,
     deadline: float,
 ) -> bool:
-    chosen, left = choose(listing.files, _declared(attempt), most_bytes)
+    """Bring what is listed, within `most_bytes`; False where the time is over first, but never without any progress.
+
+    Raises OSError where this machine's disk refuses, or the session is lost.
+    """
+    chosen, left = choose(listing.files, first_paths(attempt), most_bytes)
     incoming = attempt.path / _INCOMING
+    closed = 0
+    has_brought = False
     for file in chosen:
-        if not _bring_file(sftp, remote_work, attempt, incoming, file, deadline):
+        if _is_here(attempt.work / file.path, file):
+            continue
+        if has_brought and time.monotonic() > deadline:
             return False
-    write_durably(str(attempt.results), _report(chosen, left, most_bytes, listing.is_whole), FILE_MODE)
+        has_brought = True
+        try:
+            if not _bring_file(sftp, remote_work, attempt, incoming, file, deadline):
+                return False
+        except RefusedThereError as error:
+            log.info("a result cannot be read on the cluster", path=str(attempt.work / file.path), error=str(error))
+            closed += 1
+    if listing.is_whole:
+        _remove_others(attempt.work, {file.path for file in listing.files})
     shutil.rmtree(incoming, ignore_errors=True)
+    shortfall = Shortfall(
+        left=tuple(LeftFile(file.path, file.size_bytes) for file in left),
+        most_bytes=most_bytes,
+        too_many=listing.too_many,
+        too_deep=listing.too_deep,
+        unreadable=listing.unreadable + closed,
+        odd_names=listing.odd_names,
+    )
+    write_shortfall(attempt, shortfall)
     return True
 
 
-def choose(
-    files: list[RemoteFile], declared: Iterable[str], most_bytes: int
-) -> tuple[list[RemoteFile], list[RemoteFile]]:
-    """What is brought and what is left of it: the output and the declared files first, and then by name.
+def choose(files: list[RemoteFile], first: Iterable[str], most_bytes: int) -> tuple[list[RemoteFile], list[RemoteFile]]:
+    """What is brought and what is left of it: those in `first` before all others, and these by name.
 
     A file is brought whole or not at all; one that does not fit makes no room for none of those after it.
     """
-    order = {path: number for number, path in enumerate((*_MARKERS, *_FIRST, *declared))}
+    order = {path: number for number, path in enumerate(first)}
     chosen, left, total = [], [], 0
     for file in sorted(files, key=lambda file: (order.get(file.path, len(order)), file.path)):
         if total + file.size_bytes <= most_bytes:
@@ -157,14 +197,6 @@ def choose(
     return chosen, left
 
 
-def _declared(attempt: AttemptDirectory) -> tuple[str, ...]:
-    try:
-        return read_attempt_config(str(attempt.config)).outputs
-    except (OSError, ValueError) as error:
-        log.warning("an attempt's config.ini cannot be read", path=str(attempt.config), error=str(error))
-        return ()
-
-
 def _bring_file(
     sftp: SFTPClient,
     remote_work: PurePosixPath,
@@ -173,18 +205,23 @@ def _bring_file(
     file: RemoteFile,
     deadline: float,
 ) -> bool:
-    final = attempt.work / file.path
-    if _is_here(final, file):
-        return True
     make_folder(incoming, WORK_FOLDER_MODE)
     # The name says which file and which state of it: a part of an older one is never gone on with.
     state = f"{file.path}\0{file.size_bytes}\0{file.changed_seconds}"
     part = incoming / hashlib.sha256(state.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    for other in incoming.iterdir():
+        if other != part:
+            other.unlink()
     if not fetch_file(sftp, remote_work / file.path, file.size_bytes, file.changed_seconds, part, deadline):
         return False
     part.chmod(FILE_MODE)
-    _make_way(attempt.work, file.path)
-    put_in_place(part, final)
+    try:
+        _make_way(attempt.work, file.path)
+        put_in_place(part, attempt.work / file.path)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        raise RefusedThereError(f"{file.path[:50]}… is too long a path here") from error
     return True
 
 
@@ -209,63 +246,21 @@ def _make_way(work: Path, path: str) -> None:
         shutil.rmtree(final)
 
 
-def _write_if_new(file: Path, data: bytes | None) -> None:
-    if data is None:
-        return  # what was seen once stays, though the cluster may have tidied up
+def _remove_others(work: Path, known: set[str]) -> None:
+    """What an earlier look brought and the job has removed since."""
+    for path in sorted(work.rglob("*"), reverse=True):
+        relative = path.relative_to(work).as_posix()
+        if path.is_dir() and not path.is_symlink():
+            if not any(path.iterdir()):
+                path.rmdir()
+        elif relative not in known and relative not in EVIDENCE:
+            path.unlink()
+
+
+def _write_if_new(file: Path, data: bytes) -> None:
     try:
         if file.read_bytes() == data:
             return
     except FileNotFoundError:
         pass
     write_durably(str(file), data, FILE_MODE)
-
-
-def _tells_the_end(data: bytes | None) -> bool:
-    if data is None:
-        return False
-    try:
-        return status_file.parse(data).succeeded is not None
-    except ValueError:
-        return False  # whoever reads it here says that it is not right
-
-
-def _report(chosen: list[RemoteFile], left: list[RemoteFile], most_bytes: int, is_whole: bool) -> bytes:
-    report = {
-        "brought_files": len(chosen),
-        "brought_bytes": sum(file.size_bytes for file in chosen),
-        "left_files": len(left),
-        "left_bytes": sum(file.size_bytes for file in left),
-        "left": [[file.path, file.size_bytes] for file in left[:_MOST_NAMED]],
-        "most_mib": most_bytes // _MIB,
-        "is_whole": is_whole,
-    }
-    return (json.dumps(report, indent=1) + "\n").encode()
-
-
-def shortfall_of(attempt: AttemptDirectory) -> str | None:
-    """What of the results stayed on the cluster, in sentences for the visitor; None where nothing is known to have."""
-    try:
-        report: dict[str, Any] = json.loads(attempt.results.read_bytes())
-        return _in_words(report)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        log.warning("a report of results cannot be read", path=str(attempt.results), error=str(error))
-        return None
-
-
-def _in_words(report: dict[str, Any]) -> str | None:
-    sentences = []
-    if report["left_files"]:
-        named = [f"{name} ({size_in_words(size)})" for name, size in report["left"]]
-        more = report["left_files"] - len(named)
-        names = ", ".join([*named, *([f"and {more} more"] if more else [])])
-        count = "One file" if report["left_files"] == 1 else f"{report['left_files']} files"
-        most = size_in_words(report["most_mib"] * _MIB)
-        sentences.append(
-            f"{count} ({size_in_words(report['left_bytes'])}) stayed on the cluster, since at most {most} of a job's "
-            f"results are brought here: {names}."
-        )
-    if not report["is_whole"]:
-        sentences.append(f"The job left more than {MOST_FILES:,} files; the others stayed on the cluster.")
-    return " ".join(sentences) or None

@@ -23,6 +23,32 @@ _ASKED_BYTES = 255 * 1024
 """What is asked for at once: OpenSSH's server gives so much, and another one gives less."""
 
 
+class RefusedThereError(Exception):
+    """The server, which is there, does not let this one file be read or written."""
+
+
+def is_alive(sftp: SFTPClient) -> bool:
+    """Whether the session still is."""
+    channel = sftp.get_channel()
+    if channel is None or channel.closed:
+        return False
+    transport = channel.get_transport()
+    return transport is not None and transport.is_active()
+
+
+@contextmanager
+def refusals(sftp: SFTPClient) -> Iterator[None]:
+    """Errors of the server inside as RefusedThereError; those of a session that is lost stay what they are."""
+    try:
+        yield
+    except TimeoutError:
+        raise
+    except OSError as error:
+        if not is_alive(sftp):
+            raise
+        raise RefusedThereError(str(error)) from error
+
+
 def look(sftp: SFTPClient, path: PurePosixPath) -> SFTPAttributes | None:
     """What lies there, a link as a link; None where nothing does. Raises OSError."""
     try:
@@ -49,16 +75,25 @@ def make_folder(sftp: SFTPClient, path: PurePosixPath) -> None:
 
 
 def read_small(sftp: SFTPClient, path: PurePosixPath, most_bytes: int) -> bytes | None:
-    """The whole of a regular file; None where there is none, or it is longer than that. Raises OSError."""
-    facts = look(sftp, path)
-    if facts is None or not is_regular(facts):
-        return None
-    try:
-        with sftp.open(str(path), "rb") as file:
-            data = file.read(most_bytes + 1)
-    except FileNotFoundError:
-        return None
-    return data if len(data) <= most_bytes else None
+    """The whole of a regular file; None where nothing is there.
+
+    Raises RefusedThereError for what is there and is something else, longer than that, or closed, and OSError where the
+    session is lost.
+    """
+    with refusals(sftp):
+        facts = look(sftp, path)
+        if facts is None:
+            return None
+        if not is_regular(facts):
+            raise RefusedThereError(f"{path} is not a regular file")
+        try:
+            with sftp.open(str(path), "rb") as file:
+                data = file.read(most_bytes + 1)
+        except FileNotFoundError:
+            return None
+    if len(data) > most_bytes:
+        raise RefusedThereError(f"{path} is longer than {most_bytes} bytes")
+    return data
 
 
 def write_whole(sftp: SFTPClient, path: PurePosixPath, data: bytes, mode: int) -> None:
@@ -94,6 +129,8 @@ def _written_beside(sftp: SFTPClient, path: PurePosixPath, data: bytes, mode: in
                 file.write(data[start : start + _SENT_BYTES])
         sftp.chmod(str(beside), mode)
         yield beside
+    except TimeoutError:
+        raise  # nobody is there to remove it
     except OSError:
         with suppress(FileNotFoundError):
             sftp.remove(str(beside))
@@ -120,9 +157,9 @@ def send_file(sftp: SFTPClient, local: Path, remote: PurePosixPath, mode: int, d
         source.seek(start)
         file.seek(start)
         while piece := source.read(_SENT_BYTES):
-            if time.monotonic() > deadline:
-                return False
             file.write(piece)
+            if time.monotonic() > deadline and source.tell() < size:
+                return False
     sftp.chmod(str(part), mode)
     sftp.utime(str(part), (changed, changed))
     sftp.posix_rename(str(part), str(remote))
@@ -134,17 +171,25 @@ def fetch_file(
 ) -> bool:
     """Bring `size_bytes` of a file into `part`, durably; False where the time is over, or it has become shorter.
 
-    What is in `part` already is taken for the beginning of the same file. Raises OSError.
+    What is in `part` already is taken for the beginning of the same file; a little more comes each time. Raises
+    RefusedThereError where it cannot be read there, and OSError for this machine's disk and for a lost session.
     """
-    with sftp.open(str(remote), "rb") as source, part.open("ab") as file:
-        # paramiko would ask for 32 KiB, and wait for the way there and back each time.
-        source.MAX_REQUEST_SIZE = _ASKED_BYTES
-        source.seek(file.tell())
-        while (left := size_bytes - file.tell()) > 0:
-            piece = source.read(min(left, _ASKED_BYTES)) if time.monotonic() <= deadline else b""
-            if not piece:
-                return False
-            file.write(piece)
+    with part.open("ab") as file:
+        if file.tell() < size_bytes:
+            with refusals(sftp):
+                source = sftp.open(str(remote), "rb")
+            with source:
+                # paramiko would ask for 32 KiB, and wait for the way there and back each time.
+                source.MAX_REQUEST_SIZE = _ASKED_BYTES
+                source.seek(file.tell())
+                while (left := size_bytes - file.tell()) > 0:
+                    with refusals(sftp):
+                        piece = source.read(min(left, _ASKED_BYTES))
+                    if not piece:
+                        return False
+                    file.write(piece)
+                    if time.monotonic() > deadline and left > len(piece):
+                        return False
     os.utime(part, (changed_seconds, changed_seconds))
     fsync_file(part)
     return True

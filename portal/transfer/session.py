@@ -4,12 +4,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-import paramiko
 from paramiko.sftp_client import SFTPClient
 
+from portal.errors import PortalError
 from portal.schedulers.commands import NotReachedError
 from portal.schedulers.ssh import SshConnection
 from portal.transfer.folders import FILES_UNREACHABLE, NodesUnreachableError
+from portal.transfer.remote_files import RefusedThereError, is_alive
 
 
 class SftpSession:
@@ -26,17 +27,23 @@ class SftpSession:
 
         Raises NodesUnreachableError where there is no session to be had, or it is lost on the way.
         """
+        if self._open_client is not None and not is_alive(self._open_client):
+            self.close()
         client = self._open_client or self._open()
         try:
             yield client
-        except (EOFError, paramiko.SSHException, TimeoutError) as error:
-            self.close()
-            raise _unreachable(f"the SFTP session broke: {error or type(error).__name__}") from error
+        except (PortalError, RefusedThereError):
+            raise
         except OSError as error:
-            if _is_alive(client):
+            if is_alive(client) and not isinstance(error, TimeoutError):
                 raise
             self.close()
-            raise _unreachable(f"the SFTP session broke: {error}") from error
+            raise _unreachable(f"the SFTP session broke: {error or type(error).__name__}") from error
+        except (
+            Exception
+        ) as error:  # paramiko's own are of many kinds: garbage on the wire, the end of it, half a packet
+            self.close()
+            raise _unreachable(f"the SFTP session broke: {error or type(error).__name__}") from error
 
     def close(self) -> None:
         """End the session, and not the connection; harmless when called twice."""
@@ -57,7 +64,7 @@ class SftpSession:
         try:
             channel.invoke_subsystem("sftp")
             self._open_client = SFTPClient(channel)
-        except (OSError, EOFError, paramiko.SSHException) as error:
+        except Exception as error:  # what a login script prints is garbage to SFTP
             channel.close()
             said = error or type(error).__name__
             raise _unreachable(
@@ -66,14 +73,6 @@ class SftpSession:
         finally:
             watchdog.cancel()
         return self._open_client
-
-
-def _is_alive(client: SFTPClient) -> bool:
-    channel = client.get_channel()
-    if channel is None or channel.closed:
-        return False
-    transport = channel.get_transport()
-    return transport is not None and transport.is_active()
 
 
 def _unreachable(detail: str) -> NodesUnreachableError:

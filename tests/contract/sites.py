@@ -59,7 +59,13 @@ case "$input_what" in
     exit_7) exit 7 ;;
     die) kill -SEGV $$ ;;
     wait) until [ -e '{go}' ]; do sleep 0.1; done ;;
-    fill) head -c 2000000 /dev/zero >too_big; head -c 1000 /dev/zero >small ;;
+    fill)
+        head -c 2000000 /dev/zero >too_big
+        head -c 1000 /dev/zero >small
+        echo secret >closed
+        chmod 000 closed
+        mkdir -m 000 shut
+        ;;
     wait_on_first) case "$PWD" in */attempts/1/*) exec sleep 300 ;; esac ;;
 esac
 echo 'The answer is: 4'

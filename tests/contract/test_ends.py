@@ -100,6 +100,7 @@ def test_a_cluster_apart_keeps_what_is_too_much_and_the_visitor_is_told(site: Si
     said = "One file (1.9 MiB) stayed on the cluster, since at most 1 MiB of a job's results are brought here: too_big"
     assert record.result is not None
     assert said in (record.result.warning or "")
+    assert "Left there, too: files or folders that cannot be read there (2)." in (record.result.warning or "")
     body = message_from_bytes(site.mails()[0].read_bytes(), policy=policy.default).get_body(("plain",))
     assert body is not None
     assert said in " ".join(body.get_content().split())

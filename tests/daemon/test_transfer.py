@@ -7,15 +7,16 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from portal.dispatch.tidying import KEPT_DAYS, tidy_nodes
+from portal.dispatch.tidying import Tidying
 from portal.errors import SchedulerError
 from portal.jobs.directory import AttemptDirectory, JobDirectory, JobsFolder
-from portal.jobs.models import Job
+from portal.jobs.models import Job, JobEvent
 from portal.jobs.node_files import install_node_files, submit_archive
 from portal.jobs.states import JobState
 from portal.node import claim as claims
@@ -25,10 +26,11 @@ from portal.node.status_file import StatusFile
 from portal.schedulers.helper import Helper
 from portal.schedulers.ssh import SshConnection, SshRunner, SshTarget
 from portal.shipped import shipped_dir
-from portal.transfer import inbound, remote_files, sftp_folders
+from portal.transfer import remote_files, sftp_folders
 from portal.transfer.folders import Delivery, NodesUnreachableError, Sent
 from portal.transfer.session import SftpSession
 from portal.transfer.sftp_folders import SftpFolders
+from portal.transfer.shortfall import KEPT_DAYS
 from tests.cut_wire import Wire, wire_to
 from tests.portal_parts import Portal, opened_portal
 from tests.sshd import USER, Sshd
@@ -70,7 +72,7 @@ class Bench:
         connection = SshConnection(self.target)
         helper = Helper(SshRunner(connection, "helper"), self.there, 20)
         session = SftpSession(connection, answer_seconds)
-        folders = SftpFolders(session, root or self.there, self.node_files, most_mib, helper.empty)
+        folders = SftpFolders(session, helper, root or self.there, self.node_files, most_mib)
         folders.begin_round()
         try:
             yield folders
@@ -209,7 +211,7 @@ def test_what_the_server_refuses_is_said_and_the_session_goes_on(bench: Bench) -
     (bench.attempt_there / "program.sh" / "in-the-way").mkdir(parents=True)
     with bench.folders() as folders:
         assert bench.send(folders).delivery is Delivery.REFUSED
-        assert folders.kept_jobs() == [JOB_ID]
+        assert str(bench.there) in folders.check()
     assert not (bench.attempt_there / "job.sh").exists()
 
 
@@ -342,28 +344,48 @@ def test_too_much_stays_there_and_the_visitor_is_told_what(bench: Bench) -> None
         said = folders.shortfall(bench.attempt)
     assert said == (
         "One file (3 MiB) stayed on the cluster, since at most 1 MiB of a job's results are brought here: "
-        "a_huge (3 MiB)."
+        "a_huge (3 MiB). It is kept there for 7 days."
     )
 
 
-def test_too_many_files_are_told(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inbound, "MOST_FILES", 5)
+def test_however_short_its_turn_each_brings_something(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     bench.begin()
-    for number in range(10):
-        (bench.work_there / f"file{number}").touch()
+    for number in range(4):
+        (bench.work_there / f"file{number}").write_bytes(os.urandom(2 * MIB // 5))
     bench.end()
+    monkeypatch.setattr(sftp_folders, "TURN_SECONDS", 0.0)
+    with bench.folders() as folders:
+        turns = 1
+        while not folders.bring(bench.attempt, everything=True):
+            assert not (bench.attempt.work / "status.json").exists()
+            turns += 1
+            assert turns < 30
+    assert turns > 4
+    assert bench.tells_the_end()
+
+
+def test_what_the_job_removed_after_an_early_look_goes_here_too(bench: Bench) -> None:
+    bench.begin()
+    (bench.work_there / "deep").mkdir()
+    (bench.work_there / "deep" / "scratch").write_text("x")
     with bench.folders() as folders:
         assert folders.bring(bench.attempt, everything=True)
-        assert folders.shortfall(bench.attempt) == ("The job left more than 5 files; the others stayed on the cluster.")
+        assert "deep/scratch" in bench.here()
+        shutil.rmtree(bench.work_there / "deep")
+        bench.end()
+        assert folders.bring(bench.attempt, everything=True)
+    assert bench.here() == ["SUCCESS", "claim", "heartbeat", "status.json"]
+    assert not (bench.attempt.work / "deep").exists()
 
 
-def test_links_pipes_and_what_lies_too_deep_are_not_brought(bench: Bench, tmp_path: Path) -> None:
+def test_links_pipes_odd_names_and_what_lies_too_deep_are_left_and_told(bench: Bench, tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_text("secret")
     bench.begin()
     (bench.work_there / "link").symlink_to(secret)
     (bench.work_there / "folder").symlink_to(tmp_path)
     os.mkfifo(bench.work_there / "pipe")
+    Path(os.fsdecode(os.fsencode(bench.work_there) + b"/caf\xe9.txt")).write_text("x")
     deep = bench.work_there
     for _ in range(20):
         deep = deep / "d"
@@ -372,7 +394,23 @@ def test_links_pipes_and_what_lies_too_deep_are_not_brought(bench: Bench, tmp_pa
     bench.end()
     with bench.folders() as folders:
         assert folders.bring(bench.attempt, everything=True)
+        assert folders.shortfall(bench.attempt) == (
+            "Left there, too: folders more than 16 deep (1). Left there, too: files or folders whose names are no text "
+            "(1). It is kept there for 7 days."
+        )
     assert bench.here() == ["SUCCESS", "claim", "heartbeat", "status.json"]
+
+
+def test_a_claim_that_is_there_and_no_file_says_that_something_started(bench: Bench) -> None:
+    bench.begin()
+    (bench.work_there / "claim").unlink()
+    (bench.work_there / "claim" / "inside").mkdir(parents=True)
+    (bench.work_there / "claim" / "file").write_text("x")
+    with bench.folders() as folders:
+        assert folders.bring(bench.attempt, everything=True)
+        assert (bench.attempt.work / "claim").read_bytes() == b""
+        (bench.attempt.work / "claim").unlink()
+        assert not folders.take_claim(bench.attempt, a_claim("dispatcher"))
 
 
 def test_a_pipe_in_the_place_of_the_status_file_holds_up_nobody(bench: Bench) -> None:
@@ -424,17 +462,32 @@ def test_exactly_one_of_wrapper_and_dispatcher_takes_the_claim(bench: Bench) -> 
     assert winners
 
 
-def test_one_that_was_never_sent_can_be_claimed_without_a_folder_there(bench: Bench) -> None:
+def test_one_that_was_never_sent_can_be_claimed_while_nobody_is_there(bench: Bench, sshd: Sshd) -> None:
+    sshd.stop()
+    bench.attempt.job_script.unlink()
     with bench.folders() as folders:
         assert folders.take_claim(bench.attempt, a_claim("dispatcher"))
     assert claims.parse((bench.attempt.work / "claim").read_bytes()).by == "dispatcher"
+
+
+def test_a_folder_that_is_not_mounted_does_not_pass_for_an_empty_one(bench: Bench) -> None:
+    mounted = bench.there / ".node"
+    with bench.folders() as folders:
+        folders.check()
+        mounted.rename(bench.there / "away")
+        with pytest.raises(NodesUnreachableError, match="is it mounted"):
+            folders.take_claim(bench.attempt, a_claim("dispatcher"))
+        assert not (bench.attempt.work / "claim").exists()
+        (bench.there / "away").rename(mounted)
+        assert folders.bring(bench.attempt, everything=True)
+        assert folders.take_claim(bench.attempt, a_claim("dispatcher"))
 
 
 # What is in the way
 
 
 def test_a_server_that_says_nothing_is_given_up_in_time(bench: Bench, wire: Wire) -> None:
-    with bench.folders(answer_seconds=0.5) as folders:
+    with bench.folders(answer_seconds=3) as folders:
         bench.send(folders)
         wire.silence_after(0)
         with pytest.raises(NodesUnreachableError, match="the SFTP session broke"):
@@ -448,6 +501,14 @@ def test_a_key_that_gives_no_sftp_is_said_with_the_reason(bench: Bench, sshd: Ss
     sshd.force(f"exec /usr/bin/python3 -I {bench.there}/.node/current/submit.pyz --no-sftp")
     with bench.folders(answer_seconds=1) as folders, pytest.raises(NodesUnreachableError, match="--no-sftp"):
         folders.check()
+
+
+def test_what_a_login_script_prints_is_garbage_to_sftp(bench: Bench, sshd: Sshd) -> None:
+    sshd.force(f"echo Welcome to the cluster!; exec /usr/bin/python3 -I {bench.there}/.node/current/submit.pyz")
+    with bench.folders() as folders:
+        for _ in range(30):  # more than there may be sessions at once
+            with pytest.raises(NodesUnreachableError, match="gives no SFTP"):
+                folders.check()
 
 
 def test_a_server_that_is_away_is_not_reached(bench: Bench, sshd: Sshd) -> None:
@@ -491,6 +552,7 @@ def portal() -> Iterator[Portal]:
 
 
 def test_copies_of_jobs_that_ended_long_ago_go_and_all_others_stay(bench: Bench, portal: Portal) -> None:
+    """By the portal's own clock, whatever the node said of the time."""
     old, recent, active = (portal.submit() for _ in range(3))
     stranger = "zzzzzzzz"
     for job_id in (old, recent, active, stranger):
@@ -499,12 +561,14 @@ def test_copies_of_jobs_that_ended_long_ago_go_and_all_others_stay(bench: Bench,
         with portal.database.writing() as session:
             job = session.get_one(Job, job_id)
             job.state = JobState.SUCCEEDED
-            job.ended_at = portal.clock.now_utc().replace(day=1) if days > KEPT_DAYS else portal.clock.now_utc()
-    portal.clock.advance((KEPT_DAYS - 1) * 86400)
+            job.ended_at = portal.clock.now_utc() - timedelta(days=3000)
+            session.query(JobEvent).filter_by(job_id=job_id).update(
+                {"at": portal.clock.now_utc() - timedelta(days=days)}
+            )
     with bench.folders() as folders:
         object.__setattr__(portal.dispatch, "nodes", folders)
-        tidied = tidy_nodes(portal.dispatch)
-    assert tidied == 1
+        tidying = Tidying()
+        assert [tidying.tidy(portal.dispatch) for _ in range(2)] == [1, 0]
     left = sorted(path.name for path in bench.there.glob("job-*"))
     assert left == sorted(f"job-{job_id}" for job_id in (recent, active, stranger))
 

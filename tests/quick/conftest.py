@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from flask import Flask
-from jinja2 import FileSystemBytecodeCache
+from jinja2.bccache import Bucket, BytecodeCache
 
 from portal.applications import lint
 from portal.applications.shellcheck import Comment, shellcheck
@@ -56,11 +56,24 @@ def migrations_are_copied(migrated_file: Path) -> Iterator[None]:
         yield
 
 
+class MemoryCache(BytecodeCache):
+    """Compiled templates. Not in files, which other accounts of this process's tests could not write."""
+
+    def __init__(self) -> None:
+        self._compiled: dict[str, bytes] = {}
+
+    def load_bytecode(self, bucket: Bucket) -> None:
+        if bucket.key in self._compiled:
+            bucket.bytecode_from_string(self._compiled[bucket.key])
+
+    def dump_bytecode(self, bucket: Bucket) -> None:
+        self._compiled[bucket.key] = bucket.bytecode_to_string()
+
+
 @pytest.fixture(scope="session", autouse=True)
-def templates_are_compiled_once(session_patch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+def templates_are_compiled_once(session_patch: pytest.MonkeyPatch) -> None:
     """The pages' templates, which each Flask application would compile anew."""
-    cache = FileSystemBytecodeCache(str(tmp_path_factory.mktemp("templates")))
-    session_patch.setattr(Flask, "jinja_options", {**Flask.jinja_options, "bytecode_cache": cache})
+    session_patch.setattr(Flask, "jinja_options", {**Flask.jinja_options, "bytecode_cache": MemoryCache()})
 
 
 @pytest.fixture(scope="session", autouse=True)

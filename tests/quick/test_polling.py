@@ -22,6 +22,7 @@ from portal.dispatch.records import write_verdict
 from portal.dispatch.wishes import ASK_AGAIN_SECONDS
 from portal.errors import SchedulerError, StaleEpochError, StorageError
 from portal.jobs import words
+from portal.jobs.directory import AttemptDirectory
 from portal.jobs.models import Attempt, Job
 from portal.jobs.script import write_attempt
 from portal.jobs.states import FailureReason, JobState
@@ -29,6 +30,7 @@ from portal.node import claim as claims
 from portal.node import status_file
 from portal.node.status_file import StatusFile
 from portal.schedulers.base import Deferred, SchedulerState
+from portal.transfer.folders import NodesUnreachableError, SharedFolders
 from tests.portal_parts import GRACE_SECONDS, Portal, opened_portal
 from tests.scripted_scheduler import Lost
 
@@ -314,6 +316,84 @@ def test_what_happened_during_an_outage_comes_to_light_after_it(portal: Portal) 
     portal.see(job_id, S.COMPLETED)
     portal.turn(600, times=3)
     portal.scheduler.is_out = False
+    portal.turn()
+    assert portal.state(job_id) is JobState.SUCCEEDED
+    assert portal.health().silent_since is None
+
+
+class Carrying(SharedFolders):
+    """As if files had to be carried: each look takes its time, and a round has time for two."""
+
+    def __init__(self, portal: Portal) -> None:
+        super().__init__(portal.folder, portal.node_files)
+        self.looks = 0
+        self.away = False
+        self.is_here = True
+        self.looked_at: list[str] = []
+
+    def begin_round(self) -> None:
+        self.looks = 0
+
+    def round_is_over(self) -> bool:
+        return self.looks >= 2
+
+    def bring(self, attempt: AttemptDirectory, *, everything: bool) -> bool:
+        if self.away:
+            raise NodesUnreachableError("The cluster's files cannot be reached at the moment.")
+        self.looks += 1
+        self.looked_at.append(attempt.path.parent.parent.name.removeprefix("job-"))
+        return self.is_here
+
+
+def carry(portal: Portal) -> Carrying:
+    """From now on files have to be carried."""
+    carrying = Carrying(portal)
+    object.__setattr__(portal.dispatch, "nodes", carrying)
+    return carrying
+
+
+def test_whoever_had_no_turn_is_first_in_the_next_round(portal: Portal) -> None:
+    ids = [portal.running() for _ in range(5)]
+    nodes = carry(portal)
+    for job_id in ids:
+        portal.end_program(job_id)
+        portal.see(job_id, S.COMPLETED)
+    portal.turn(times=3)
+    assert sorted(nodes.looked_at) == sorted(ids)
+    assert {portal.state(job_id) for job_id in ids} == {JobState.SUCCEEDED}
+
+
+def test_while_results_are_on_their_way_the_page_says_so_and_nothing_is_decided(portal: Portal) -> None:
+    job_id = portal.running()
+    nodes = carry(portal)
+    nodes.is_here = False
+    portal.end_program(job_id)
+    portal.see(job_id, S.COMPLETED)
+    portal.turn(GRACE_SECONDS, times=3)
+    record = portal.record(job_id)
+    assert record.job.state is JobState.RUNNING
+    assert [event.detail for event in record.events if "being brought" in event.detail] == [
+        "The scheduler says COMPLETED; what it wrote is being brought here from the cluster."
+    ]
+    nodes.is_here = True
+    portal.turn()
+    assert portal.state(job_id) is JobState.SUCCEEDED
+
+
+def test_while_the_nodes_files_are_out_of_reach_nothing_changes_and_the_pages_say_since_when(portal: Portal) -> None:
+    job_id = portal.running()
+    answered_at = portal.health().answered_at
+    nodes = carry(portal)
+    nodes.away = True
+    portal.end_program(job_id)
+    portal.see(job_id, S.COMPLETED)
+    portal.turn(GRACE_SECONDS, times=3)
+    assert portal.state(job_id) is JobState.RUNNING
+    assert (portal.health().silent_since, portal.health().detail) == (
+        answered_at,
+        "The cluster's files cannot be reached at the moment.",
+    )
+    nodes.away = False
     portal.turn()
     assert portal.state(job_id) is JobState.SUCCEEDED
     assert portal.health().silent_since is None

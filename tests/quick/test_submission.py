@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 import portal.dispatch.submission as submission_module
 from portal.dispatch.answers import LOOK_AGAIN_SECONDS, RETRY_SECONDS, record_submitted
 from portal.dispatch.doubts import DOUBT_MARGIN_SECONDS, choose_handle
+from portal.dispatch.evidence import take_claim
 from portal.dispatch.submission import submit_accepted
 from portal.errors import DefinitionError, SiteError, StaleEpochError, StorageError
 from portal.jobs.models import Attempt, Job
@@ -396,6 +397,20 @@ def test_of_two_without_a_claim_none_is_cancelled_before_one_starts(portal: Port
     assert portal.attempt(job_id).scheduler_id == "102"
     assert [handle.scheduler_id for handle in portal.scheduler.cancelled] == ["101"]
     assert json.loads(portal.files(job_id).submission.read_text())["scheduler_id"] == "102"
+
+
+def test_one_that_a_predecessor_gave_up_ends_and_goes_in_as_another_attempt(portal: Portal) -> None:
+    """As after a database was restored: its claim is taken, so that it could never start."""
+    job_id = portal.submit()
+    script(portal, job_id, Lost(is_in=False))
+    portal.turn()
+    assert take_claim(portal.dispatch, portal.attempt(job_id))
+    portal.turn(LOST_CALL_SECONDS + 3, times=3)
+    attempts = portal.record(job_id).attempts
+    assert [(one.state, one.failure_reason) for one in attempts] == [
+        (JobState.FAILED, FailureReason.LOST),
+        (JobState.QUEUED, None),
+    ]
 
 
 def test_a_job_that_was_started_by_hand_is_not_handed_in_again(portal: Portal) -> None:
