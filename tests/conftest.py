@@ -23,6 +23,29 @@ def put_back_logging() -> Iterator[None]:
     root.setLevel(level)
 
 
+_SHARED = {"slurm_session": "slurm", "cell_session": "grid-engine"}
+"""Fixtures of which there is one for the whole session: tests that use one wait for each other, so one worker runs all."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Group them, before pytest-xdist looks at the groups."""
+    for item in items:
+        for fixture, group in _SHARED.items():
+            if fixture in getattr(item, "fixturenames", ()) and item.get_closest_marker("xdist_group") is None:
+                item.add_marker(pytest.mark.xdist_group(group))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Without groups all workers would stand and wait for the same cluster, and nobody would see why."""
+    if not session.config.getoption("loadgroup", default=False):
+        return
+    grouped = [item for item in session.items if item.get_closest_marker("xdist_group") is not None]
+    if any("@" not in item.nodeid for item in grouped):
+        raise pytest.UsageError("this pytest-xdist does not form its groups with this pytest")
+
+
 def _is_ci() -> bool:
     return os.environ.get("CI", "").lower() in ("1", "true")
 
