@@ -24,7 +24,7 @@ def put_back_logging() -> Iterator[None]:
 
 
 _SHARED = {"slurm_session": "slurm", "cell_session": "grid-engine"}
-"""Fixtures of which there is one for the whole session: tests that use one wait for each other, so one worker runs all."""
+"""Fixtures of which the session has one: tests that use it wait for each other, so one worker may as well run all."""
 
 
 @pytest.hookimpl(tryfirst=True)
