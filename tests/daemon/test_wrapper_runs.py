@@ -105,7 +105,7 @@ def test_output_can_be_read_and_the_heart_beats_while_the_program_runs(tmp_path:
         assert (status.phase, status.succeeded, status.pid) == ("started", None, process.pid)
         assert attempt.markers == []
         heartbeat = attempt.work / "heartbeat"
-        wait_until(lambda: int(heartbeat.read_text()) >= 3, 10, "three beats")
+        wait_until(lambda: heartbeat.exists() and int(heartbeat.read_text()) >= 3, 10, "three beats")
         (attempt.work / "go").touch()
         assert process.wait(10) == 0
     assert attempt.output == "first\nsecond\n"
