@@ -6,11 +6,12 @@ SHELL_SCRIPTS := .ci/run $(wildcard bin/* deploy/*.sh deploy/*/*.sh deploy/*/*/*
 # More than there are CPUs: most of a test's time is spent waiting for processes.
 TEST_WORKERS ?= 4
 
-.PHONY: help setup demo demo-slurm serve test test-quick check packages clean
+.PHONY: help setup demo demo-slurm demo-drmaa serve test test-quick check packages clean
 
 help:
 	@echo 'make demo        run one job through the portal, from the web form to the mail'
 	@echo 'make demo-slurm  the same on a real Slurm of three nodes, which it sets up and takes away (root, Debian 12)'
+	@echo 'make demo-drmaa  the same on a real Grid Engine, by DRMAA (root, Debian 12)'
 	@echo 'make serve       serve on http://127.0.0.1:8080, data in ./data'
 	@echo 'make test        all tests; as root it installs the Debian packages that they need'
 	@echo 'make test-quick  the tests that need no servers: less than a minute'
@@ -27,6 +28,9 @@ demo: setup
 
 demo-slurm: setup
 	@$(VENV)/bin/python -m deploy.slurm.demo
+
+demo-drmaa: setup
+	@PYTHONPATH='$(CURDIR)' $(VENV)/bin/python deploy/grid-engine/demo.py
 
 serve: setup
 	@mkdir -p data

@@ -18,5 +18,7 @@ if [ -n "$missing" ]; then
     apt-get -qq install --yes --no-install-recommends $missing >/dev/null
 fi
 
+"$(dirname "$0")/grid-engine/install_packages.sh"
+
 # Slurm, MariaDB and sshd, none of which Debian's packages may start.
 exec "$(dirname "$0")/slurm/cluster.sh" install

@@ -1,5 +1,7 @@
 """Wiring: builds the portal's parts from its settings, and the web application from the parts."""
 
+import os
+import pwd
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,6 +120,8 @@ def build_scheduler(parts: Parts) -> Scheduler:
     settings = parts.settings.scheduler
     if settings.kind == "local":
         return LocalScheduler(parts.database, parts.clock)
+    if settings.kind == "drmaa":
+        return _drmaa_scheduler(parts)
     if settings.kind == "slurm":
         return _slurm_here(parts)
     return SlurmScheduler(_ssh_helper(parts, _ssh_connection(settings.ssh)), parts.clock, kind=settings.kind)
@@ -127,6 +131,26 @@ def _slurm_here(parts: Parts) -> SlurmScheduler:
     settings, jobs_dir = parts.settings.scheduler, parts.settings.portal.jobs_dir
     runner = LocalRunner([*settings.command_prefix, *_helper_command(settings, jobs_dir)])
     return SlurmScheduler(Helper(runner, jobs_dir, LOCAL_CALL_SECONDS), parts.clock)
+
+
+def _drmaa_scheduler(parts: Parts) -> Scheduler:
+    from portal.schedulers.drmaa_native import Drms
+    from portal.schedulers.drmaa_records import GridEngineRecords
+    from portal.schedulers.drmaa_scheduler import DrmaaScheduler
+    from portal.schedulers.drmaa_session import DrmaaSession
+    from portal.schedulers.grid_engine_calls import GridEngineCommands
+
+    settings = parts.settings.scheduler.drmaa
+    account = pwd.getpwuid(os.geteuid()).pw_name
+    return DrmaaScheduler(
+        DrmaaSession(settings.library),
+        {
+            Drms.GRID_ENGINE: lambda: GridEngineRecords(GridEngineCommands(), parts.clock, account),
+            Drms.SLURM: lambda: _slurm_here(parts),
+        },
+        settings.native_specification,
+        settings.parallel_environment,
+    )
 
 
 def _ssh_cluster(parts: Parts, node_files: NodeFiles) -> Cluster:

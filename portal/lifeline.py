@@ -56,6 +56,14 @@ def follow_lifeline_after_fork() -> None:
         threading.Thread(target=_exit_at_end, args=(_followed,), name="lifeline", daemon=True).start()
 
 
+def lifeline_to_hand_on() -> dict[str, str]:
+    """What tells this process of its lifeline once more, after it has replaced itself by `exec`; empty without one."""
+    if _followed is None:
+        return {}
+    os.set_inheritable(_followed, True)
+    return {LIFELINE_VARIABLE: str(_followed)}
+
+
 def _exit_at_end(read_fd: int) -> None:
     while os.read(read_fd, 1):
         pass

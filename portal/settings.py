@@ -122,18 +122,19 @@ class SshSection(_Section):
 
 
 class DrmaaSection(_Section):
-    """A DRMAA library. Read by `drmaa`, which this version does not have yet."""
+    """A DRMAA library (`drmaa` only)."""
 
-    library: Path | None = Field(None, description="The library's file.")
+    library: Path | None = Field(None, description="The library's file; by default what DRMAA_LIBRARY_PATH names.")
     native_specification: str = Field("", description="Added to each job's native specification.")
+    parallel_environment: str | None = Field(
+        None, description="Grid Engine's parallel environment for jobs that ask for more than one CPU."
+    )
 
 
 class SchedulerSection(_Section):
     """Where jobs run."""
 
-    kind: Literal["local", "slurm", "slurm-ssh", "drmaa"] = Field(
-        "local", description="Which scheduler; this version has no `drmaa` yet."
-    )
+    kind: Literal["local", "slurm", "slurm-ssh", "drmaa"] = Field("local", description="Which scheduler.")
     poll_seconds: float = Field(2, gt=0, le=3600, description="Seconds from one look at the scheduler to the next.")
     grace_seconds_or_none: float | None = Field(
         None,
@@ -309,10 +310,12 @@ class Settings(BaseSettings):
 
 
 def _check_what_this_version_can_do(settings: Settings) -> None:
-    if settings.scheduler.kind == "drmaa":
-        raise ValueError("scheduler.kind: should be 'local', 'slurm' or 'slurm-ssh'; this version has no 'drmaa' yet")
     if settings.scheduler.kind == "slurm-ssh":
         _check_ssh(settings.scheduler.ssh)
+    if settings.scheduler.kind == "drmaa" and settings.scheduler.command_prefix:
+        raise ValueError(
+            "scheduler.command_prefix: a DRMAA library submits as the dispatcher's own account; leave it out"
+        )
     if settings.shares_no_files and settings.mail.sent_by == "node":
         raise ValueError(
             "mail.sent_by: should be 'portal', since scheduler.ssh.remote_jobs_dir is set: whether a node has sent a "

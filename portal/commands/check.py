@@ -53,6 +53,7 @@ def check(context: CommandContext, with_job: bool, as_json: bool) -> None:
 
     One line a part; exit 1 if one of them is broken.
     """
+    context.make_room_for_library()
     findings = list(_findings(context, with_job))
     if as_json:
         say_json([{"name": f.name, "state": f.verdict.value, "detail": f.detail} for f in findings])

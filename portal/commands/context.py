@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,8 +10,10 @@ from pathlib import Path
 import click
 
 from portal.app import Parts, build_parts
+from portal.lifeline import lifeline_to_hand_on
 from portal.logging_setup import configure_logging
 from portal.privileges import work_as_owner_of_jobs
+from portal.schedulers.drmaa_loading import make_room_for_library
 from portal.settings import DEFAULT_FILE, Settings, load_settings
 
 
@@ -51,9 +54,21 @@ class CommandContext:
         configure_logging(logging.INFO)
         return build_parts(settings)
 
+    def make_room_for_library(self) -> None:
+        """Where the scheduler is reached by a DRMAA library: start this command once more, with room for it.
+
+        Before anything is opened.
+        """
+        if self.settings.scheduler.kind == "drmaa":
+            make_room_for_library(execute=_start_again)
+
     def options(self) -> list[str]:
         """The options with which another process of the portal comes to the same settings."""
         return ["--config", str(self.settings_file)] if self.settings_file else []
+
+
+def _start_again(program: str, arguments: list[str], environ: Mapping[str, str]) -> None:
+    os.execve(program, arguments, {**environ, **lifeline_to_hand_on()})  # noqa: S606  # no shell is meant
 
 
 def _path_or_none(text: str | None) -> Path | None:

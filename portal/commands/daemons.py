@@ -85,6 +85,7 @@ def dispatcher(context: CommandContext) -> None:
     """
     from portal.app import build_dispatcher
 
+    context.make_room_for_library()
     build_dispatcher(context.daemon_parts()).run(stop_on_signals())
 
 

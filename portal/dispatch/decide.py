@@ -4,6 +4,7 @@ The order of trust: the status file that the wrapper wrote on the node, then the
 queue. No answer is no evidence. The rules are numbered as in the portal's design.
 """
 
+import signal
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -206,6 +207,10 @@ def _ended_without_word(attempt: AttemptFacts, observation: Observation) -> Ende
         return _can_never_run(observation)
     detail = _sentence(observation)
     if observation.state is SchedulerState.CANCELLED:
+        return _cancelled(attempt, observation, detail, needs_claim=unclaimed)
+    was_killed = observation.state is SchedulerState.FAILED and observation.signal == signal.SIGKILL
+    if was_killed and attempt.cancel_asked_by is not None:
+        # Grid Engine's accounting does not say who killed a job.
         return _cancelled(attempt, observation, detail, needs_claim=unclaimed)
     if observation.state in _NAMED_FAILURES:
         reason = _NAMED_FAILURES[observation.state]

@@ -195,6 +195,7 @@ def _plan(
         heartbeat_seconds=dispatch.heartbeat_seconds,
         passed_on={name: os.environ[name] for name in application.environment.pass_ if name in os.environ},
         directives=directives,
+        reserved_exit_codes=dispatch.scheduler.reserved_exit_codes,
         mail=NodeMail(mail.smtp_host, mail.smtp_port, dispatch.settings.from_address, mail.smtp_timeout_seconds)
         if by_node
         else None,

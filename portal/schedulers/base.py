@@ -219,6 +219,8 @@ class Scheduler(ABC):
     kind: str
     can_say_what_it_refuses = False
     """Whether `refusals` says more than nothing."""
+    reserved_exit_codes: tuple[int, ...] = ()
+    """Those of a script that mean something to the scheduler: a wrapper must not end with them."""
 
     @abstractmethod
     def submit(self, specs: Sequence[JobSpec]) -> list[SubmitAnswer]:

@@ -9,11 +9,12 @@ from typing import TypeVar
 
 import pytest
 
-from tests.contract.sites import ApartSite, LocalSite, Site, SlurmSite, SshSite
+from tests.contract.sites import ApartSite, DrmaaSite, LocalSite, Site, SlurmSite, SshSite
 from tests.cut_wire import Wire, wire_to
+from tests.drmaa.cell import GridEngineCell, cell, cell_session
 from tests.slurm_cluster import SlurmCluster, own_cluster, pytest_runtest_makereport, slurm, slurm_session
 
-__all__ = ["pytest_runtest_makereport", "slurm", "slurm_session"]
+__all__ = ["cell", "cell_session", "pytest_runtest_makereport", "slurm", "slurm_session"]
 
 _SITES: dict[str, Callable[[Path, SlurmCluster], Site]] = {
     "slurm": SlurmSite,
@@ -33,7 +34,7 @@ def _closing(site: SiteT) -> Iterator[SiteT]:
 
 
 @contextmanager
-def _open_folder(cluster: SlurmCluster) -> Iterator[Path]:
+def _open_folder(cluster: SlurmCluster | GridEngineCell) -> Iterator[Path]:
     """A folder that the accounts of a real site can reach: pytest's own are closed to others."""
     folder = Path(tempfile.mkdtemp(prefix="site-", dir=cluster.home))
     try:
@@ -48,6 +49,11 @@ def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
     if request.param == "local":
         with _closing(LocalSite(tmp_path)) as local:
             yield local
+        return
+    if request.param == "drmaa":
+        cell: GridEngineCell = request.getfixturevalue("cell")
+        with _open_folder(cell) as folder, _closing(DrmaaSite(folder, cell)) as drmaa:
+            yield drmaa
         return
     cluster: SlurmCluster = request.getfixturevalue("slurm")
     with _open_folder(cluster) as folder, _closing(_SITES[request.param](folder, cluster)) as site:

@@ -30,6 +30,8 @@ from portal.jobs.store import JobRecord, read_health
 from portal.schedulers.base import Scheduler
 from portal.settings import load_settings
 from tests.compute_clients import ClientFamily, Witness
+from tests.drmaa.cell import ACCOUNT as CELL_ACCOUNT
+from tests.drmaa.cell import GridEngineCell
 from tests.slurm_cluster import JOBS_ACCOUNT, SlurmCluster
 from tests.waiting import wait_until
 
@@ -45,7 +47,7 @@ title = "Contract"
 name = "what"
 type = "choice"
 label = "What"
-choices = ["succeed", "exit_7", "die", "wait", "wait_on_first", "fill"]
+choices = ["succeed", "exit_7", "exit_99", "exit_100", "die", "wait", "wait_on_first", "fill"]
 [resources]
 time_limit_minutes = 1
 memory_mib = 50
@@ -57,6 +59,8 @@ _PROGRAM = """
 echo start "$PWD" >> '{witness}'
 case "$input_what" in
     exit_7) exit 7 ;;
+    exit_99) exit 99 ;;
+    exit_100) exit 100 ;;
     die) kill -SEGV $$ ;;
     wait) until [ -e '{go}' ]; do sleep 0.1; done ;;
     fill)
@@ -332,17 +336,8 @@ class SlurmSite(Site):
 
     @contextmanager
     def as_portal(self) -> Iterator[None]:
-        entry = pwd.getpwnam("portal")
-        groups = os.getgroups()
-        os.setgroups(os.getgrouplist("portal", entry.pw_gid))
-        os.setegid(entry.pw_gid)
-        os.seteuid(entry.pw_uid)
-        try:
+        with _as_account("portal"):
             yield
-        finally:
-            os.seteuid(0)
-            os.setegid(0)
-            os.setgroups(groups)
 
     def stop_nodes(self) -> None:
         self._update_nodes("state=drain", "reason=test")
@@ -443,6 +438,62 @@ class ApartSite(SshSite):
     def close(self) -> None:
         super().close()
         self._authorized_keys.write_text(self._authorized_keys.read_text().replace(self._line, ""))
+
+
+class DrmaaSite(Site):
+    """A Grid Engine by its DRMAA library. One account runs the portal and the jobs."""
+
+    kind = "drmaa"
+    command = ("setpriv", f"--reuid={CELL_ACCOUNT}", f"--regid={CELL_ACCOUNT}", "--init-groups", "--")
+
+    def __init__(self, folder: Path, cell: GridEngineCell) -> None:
+        self.cell = cell
+        super().__init__(folder, cell.jobs_dir)
+        self.open({"node_python": "/usr/bin/python3"})
+
+    def _own(self, folder: Path) -> None:
+        for path in (folder, self.witness.path.parent):
+            shutil.chown(path, CELL_ACCOUNT, CELL_ACCOUNT)
+
+    @contextmanager
+    def as_portal(self) -> Iterator[None]:
+        with _as_account(CELL_ACCOUNT):
+            yield
+
+    def _environment(self) -> dict[str, str]:
+        return super()._environment() | self.cell.environment
+
+    def stop_nodes(self) -> None:
+        self._change_queue("-d")
+
+    def start_nodes(self) -> None:
+        self._change_queue("-e")
+
+    def _change_queue(self, option: str) -> None:
+        done = self.cell.run("qmod", option, "all.q", account="root")
+        assert done.returncode == 0, done.stderr
+
+    def kill_node_of(self, job_id: str) -> None:
+        raise AssertionError("this cell has one host")
+
+    def close(self) -> None:
+        super().close()
+        self.start_nodes()
+
+
+@contextmanager
+def _as_account(name: str) -> Iterator[None]:
+    entry = pwd.getpwnam(name)
+    groups = os.getgroups()
+    os.setgroups(os.getgrouplist(name, entry.pw_gid))
+    os.setegid(entry.pw_gid)
+    os.seteuid(entry.pw_uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+        os.setgroups(groups)
 
 
 def submit_by_hand(cluster: SlurmCluster, script: Path) -> str:

@@ -15,6 +15,7 @@ from portal.jobs.states import FailureReason, JobState
 from portal.schedulers.base import Handle, SchedulerState
 from portal.schedulers.local_tables import QueuedJob
 from tests.contract.sites import LOCAL_SLOTS, Site, SlurmSite, starts
+from tests.drmaa.cell import USES_CELL
 from tests.slurm_cluster import USES_SLURM
 from tests.waiting import wait_until
 
@@ -23,7 +24,10 @@ pytestmark = pytest.mark.daemon
 KINDS = ["local", *(pytest.param(kind, marks=USES_SLURM) for kind in ("slurm", "slurm-ssh", "slurm-ssh-apart"))]
 STRANGER = Handle("999999", "portal-nobody-tcfnctbq-1")
 
+DRMAA = pytest.param("drmaa", marks=USES_CELL)
+
 every_kind = pytest.mark.parametrize("site", KINDS, indirect=True)
+every_kind_and_drmaa = pytest.mark.parametrize("site", [*KINDS, DRMAA], indirect=True)
 
 
 def markers(site: Site, job_id: str) -> list[str]:
@@ -31,7 +35,7 @@ def markers(site: Site, job_id: str) -> list[str]:
     return [name for name in ("SUCCESS", "ERROR") if (site.directory(job_id).path / name).exists()]
 
 
-@every_kind
+@every_kind_and_drmaa
 def test_success_errors_and_signals(site: Site) -> None:
     good, bad, dead = (site.submit(what) for what in ("succeed", "exit_7", "die"))
     with site.dispatching():
@@ -47,7 +51,19 @@ def test_success_errors_and_signals(site: Site) -> None:
     assert site.witness.starts() == starts(site, [good, bad, dead])
 
 
-@every_kind
+@pytest.mark.parametrize("site", [DRMAA], indirect=True)
+def test_exit_codes_that_mean_something_to_grid_engine_are_the_programs_own(site: Site) -> None:
+    """By 99 it would run a script again, and by 100 keep it in the queue for ever."""
+    job_ids = {code: site.submit(f"exit_{code}") for code in (99, 100)}
+    with site.dispatching():
+        for code, job_id in job_ids.items():
+            record = site.wait_for_state(job_id, JobState.FAILED)
+            assert (record.job.failure_reason, record.attempt.exit_code) == (FailureReason.PROGRAM_ERROR, code)
+        site.wait_for_mails(2)
+    assert site.witness.starts() == starts(site, list(job_ids.values()))
+
+
+@every_kind_and_drmaa
 def test_cancelling_what_waits_and_what_runs(site: Site) -> None:
     running = [site.submit("wait") for _ in range(LOCAL_SLOTS if site.kind == "local" else 1)]
     with site.dispatching():
@@ -161,7 +177,7 @@ def test_unknown_ids_and_ids_of_another_name(site: Site) -> None:
         site.wait_for_state(job_id, JobState.SUCCEEDED)
 
 
-@every_kind
+@every_kind_and_drmaa
 def test_two_hundred_at_once_and_a_dispatcher_that_is_killed_among_them(site: Site) -> None:
     job_ids = [site.submit() for _ in range(200)]
     site.start_dispatcher()

@@ -79,6 +79,7 @@ class Case:
     stopped: bool = False
     accounting: bool = True
     memory: bool = True
+    signal: int | None = None
     strict_memory: bool = False
     by_portal: bool = False
     before: str = WAIT
@@ -98,7 +99,7 @@ class Case:
             enforces_memory=self.memory,
             fails_on_out_of_memory=self.strict_memory,
         )
-        observation = Observation(self.state, self.state.name, ended_by_portal=self.by_portal)
+        observation = Observation(self.state, self.state.name, signal=self.signal, ended_by_portal=self.by_portal)
         return decide(facts, observation, STATUSES[self.status], NOW)
 
 
@@ -190,6 +191,8 @@ RULE_2 = [
 RULE_3 = [
     Case("completed without a word", S.COMPLETED, after="failed, lost, scheduler"),
     Case("failed without a word", S.FAILED, status="started", after="failed, lost, scheduler"),
+    Case("killed by nobody knows whom", S.FAILED, signal=9, after="failed, lost, scheduler"),
+    Case("killed, and its end was asked for", S.FAILED, signal=9, cancel_asked=True, after=BY_ANN),
     *(
         Case(f"the scheduler says {state.value}", state, after=f"failed, {state.value}, scheduler")
         for state in (S.TIME_LIMIT, S.OUT_OF_MEMORY, S.NODE_FAILURE, S.PREEMPTED)

@@ -50,9 +50,9 @@ def test_what_a_line_for_the_scheduler_cannot_hold_is_refused_at_start(key: str)
     assert "\n" not in str(caught.value)
 
 
-def test_drmaa_is_still_to_come() -> None:
-    write("kind = 'drmaa'")
-    with pytest.raises(SettingsError, match=r"scheduler\.kind: .*'slurm-ssh'.*no 'drmaa' yet"):
+def test_drmaa_submits_as_the_dispatchers_own_account() -> None:
+    write("kind = 'drmaa'\ncommand_prefix = ['sudo']")
+    with pytest.raises(SettingsError, match=r"scheduler\.command_prefix: .*leave it out"):
         load_settings()
 
 
