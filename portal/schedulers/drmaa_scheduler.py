@@ -65,6 +65,7 @@ class DrmaaScheduler(Scheduler):
         self._added_native = added_native
         self._parallel_environment = parallel_environment
         self._system = ""
+        self._origin = ""
         self._drms: Drms | None = None
         self._records: Records | None = None
         self._terminated: dict[Handle, None] = {}
@@ -129,7 +130,7 @@ class DrmaaScheduler(Scheduler):
             return Health(ok=False, detail=error.visitor_message, log_detail=error.log_detail)
         if not health.ok:
             return health
-        return Health(True, f"{self._system} by DRMAA", health.running, health.waiting)
+        return Health(True, f"{self._system} by {self._origin}", health.running, health.waiting)
 
     def directives(self, spec: JobSpec) -> list[str]:
         """None: what the job asks for is in its native specification. Raises DefinitionError where that cannot be."""
@@ -180,6 +181,7 @@ class DrmaaScheduler(Scheduler):
         """Once it is known it stays: its commands answer whether or not there is a session."""
         if self._drms is None:
             self._system = self._session.system()
+            self._origin = self._session.origin()
             drms = drms_of(self._system)
             if drms is None or drms not in self._records_of:
                 known = " and ".join(self._records_of)

@@ -79,6 +79,10 @@ class DrmaaSession:
         """The name and version of the system behind the library, such as `SGE 8.1.9`. Raises SchedulerError."""
         return str(self._ask(lambda: self._open().drmsInfo))
 
+    def origin(self) -> str:
+        """Which library it is, and whom it talks to, for an administrator. Raises SchedulerError."""
+        return str(self._ask(self._describe))
+
     def submit(self, template: Template) -> str | Rejected | Deferred | InDoubt:
         """Hand it in: the job's id, or why not. Never raises for what befell the job."""
         try:
@@ -136,6 +140,12 @@ class DrmaaSession:
                     raise
             self._session = session
         return self._session
+
+    def _describe(self) -> str:
+        """In the thread."""
+        session = self._open()
+        library = os.environ.get(LIBRARY_VARIABLE, "the library that was found")
+        return f"{library}, DRMAA {session.version}, contact {session.contact!r}"
 
     def _import(self) -> ModuleType:
         if self._drmaa is None:

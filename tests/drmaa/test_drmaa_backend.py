@@ -51,6 +51,9 @@ class FakeSession(DrmaaSession):
             raise self.info
         return self.info
 
+    def origin(self) -> str:
+        return "libdrmaa.so, DRMAA 1.0, contact 'x'"
+
     def submit(self, template: Template) -> str | Rejected | Deferred | InDoubt:
         self.templates.append(template)
         return self.answers.pop(0)
@@ -190,7 +193,7 @@ def test_what_was_not_heard_is_one_and_the_others_are_ended(
 
 
 def test_health(scheduler: DrmaaScheduler, records: FakeRecords) -> None:
-    assert scheduler.health() == Health(True, "SGE 8.1.9 by DRMAA", 2, 3)
+    assert scheduler.health() == Health(True, "SGE 8.1.9 by libdrmaa.so, DRMAA 1.0, contact 'x'", 2, 3)
     records.answer = Health(False, "away", log_detail="qstat: timed_out")
     assert scheduler.health() == records.answer
     scheduler.close()

@@ -30,6 +30,8 @@ class FakeLibrary:
         self.fail: dict[str, Callable[[], object]] = {}
         self.calls: list[str] = []
         self.drmsInfo = "SGE 8.1.9"
+        self.version = "1.0"
+        self.contact = "session=host1.17"
         self.template: FakeTemplate | None = None
 
     def Session(self) -> "FakeLibrary":
@@ -103,6 +105,13 @@ def test_a_job_goes_in_with_what_the_template_says(session: DrmaaSession, librar
     assert FakeTemplate.deleted == before + 1
     assert session.system() == "SGE 8.1.9"
     assert library.calls.count("initialize") == 1
+
+
+def test_which_library_it_is_and_whom_it_talks_to(
+    session: DrmaaSession, library: FakeLibrary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DRMAA_LIBRARY_PATH", "/opt/libdrmaa.so")
+    assert session.origin() == "/opt/libdrmaa.so, DRMAA 1.0, contact 'session=host1.17'"
 
 
 @pytest.mark.parametrize(
