@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -18,7 +19,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -217,6 +218,20 @@ def demonstrate(portal: Portal) -> str:
         raise DemoError(f"the answer on the page is {answer!r}")
     print(f"From the form to the mail: {took_seconds:.1f} s", flush=True)
     return job_id
+
+
+def free_base(bases: Iterable[int], offsets: Iterable[int]) -> int:
+    """The first base of which nobody listens on any of the ports at these offsets now. Raises DemoError."""
+    wanted = tuple(offsets)
+    for base in bases:
+        if not any(_is_listened_on(base + offset) for offset in wanted):
+            return base
+    raise DemoError("there are no free ports")
+
+
+def _is_listened_on(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def run_demonstration(portal: Portal, tell: Callable[[Portal], object]) -> int:

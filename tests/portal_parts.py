@@ -48,6 +48,7 @@ from portal.transfer.folders import SharedFolders
 from tests.fake_clock import FakeClock
 from tests.mail_bench import KeptMail
 from tests.scripted_scheduler import ScriptedScheduler
+from tests.status_files import STARTED
 
 GRACE_SECONDS = 60.0
 ANN = "ann@example.org"
@@ -347,24 +348,12 @@ class Portal:
     def status(self, job_id: str, number: int | None = None) -> StatusFile:
         """A status file of a start."""
         attempt = self._attempt(job_id, number)
-        return StatusFile(
-            schema=1,
+        return STARTED._replace(
             job_id=job_id,
             attempt=attempt.number,
-            phase="started",
             scheduler_id=attempt.scheduler_id or "17",
-            restart_count=0,
             host="host1",
-            pid=4711,
             started_at=utc_text(self.clock.now_utc()),
-            ended_at=None,
-            exit_code=None,
-            signal=None,
-            wall_seconds=None,
-            peak_memory_mib=None,
-            got_sigterm=False,
-            succeeded=None,
-            failure=None,
         )
 
     def ended_status(

@@ -4,7 +4,6 @@ A test asks for the fixture `slurm` (import it into a conftest.py, together with
 for itself, healthy, with no job in it and with an empty jobs folder; what it breaks is mended before the next.
 """
 
-import fcntl
 import os
 import shutil
 import signal
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.sharing import locked, shared
 from tests.waiting import wait_until
 
 CLUSTER_SCRIPT = Path(__file__).parents[1] / "deploy" / "slurm" / "cluster.sh"
@@ -271,7 +271,7 @@ def own_cluster(
     with ExitStack() as stack:
         if "--cgroup" in options:
             # The groups are named after the nodes, which every cluster calls alike.
-            stack.enter_context(_locked(Path(tempfile.gettempdir()) / "portal-slurm-cgroup.lock"))
+            stack.enter_context(locked(Path(tempfile.gettempdir()) / "portal-slurm-cgroup.lock"))
         cluster = new_cluster(f"{name}-{os.getpid()}")
         cluster.slurmd_timeout_seconds = slurmd_timeout_seconds
         cluster.extra_conf = extra_conf
@@ -283,37 +283,15 @@ def own_cluster(
 
 @contextmanager
 def shared_cluster(folder: Path) -> Iterator[SlurmCluster]:
-    """The one cluster of all processes that call this with the same folder; the last one to leave takes it down.
+    """The one cluster of all processes that call this with the same folder; the last one to leave takes it down."""
 
-    Who uses it is counted by shared locks, which the kernel gives back for a process that was killed.
-    """
-    with (folder / "slurm-users").open("w") as users:
-        with _locked(folder / "slurm-gate"):
-            cluster = new_cluster(f"{zlib.crc32(bytes(folder)):08x}")
-            cluster.up()
-            fcntl.flock(users, fcntl.LOCK_SH)
-        try:
-            yield cluster
-        finally:
-            with _locked(folder / "slurm-gate"):
-                if _is_last(users.fileno()):
-                    cluster.remove()
+    def start() -> SlurmCluster:
+        cluster = new_cluster(f"{zlib.crc32(bytes(folder)):08x}")
+        cluster.up()
+        return cluster
 
-
-def _is_last(users: int) -> bool:
-    fcntl.flock(users, fcntl.LOCK_UN)
-    try:
-        fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-@contextmanager
-def _locked(file: Path) -> Iterator[None]:
-    with file.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+    with shared(folder, "slurm", start, SlurmCluster.remove) as cluster:
+        yield cluster
 
 
 @pytest.fixture(scope="session")
@@ -332,7 +310,7 @@ def slurm(slurm_session: SlurmCluster) -> Iterator[SlurmCluster]:
 
     Alone, since a test may kill a node or stop slurmctld; workers wait for each other here.
     """
-    with _locked(slurm_session.home / "one-test-at-a-time"):
+    with locked(slurm_session.home / "one-test-at-a-time"):
         slurm_session.up("--no-install")
         slurm_session.make_jobs_dir()
         yield slurm_session

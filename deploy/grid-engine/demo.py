@@ -6,13 +6,12 @@ whoever calls it. At the end the cell, its data and the account are gone.
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-from deploy.demo import DemoError, Portal, demonstrate, run_demonstration, wait_for
+from deploy.demo import DemoError, Portal, demonstrate, free_base, run_demonstration, wait_for
 
 HERE = Path(__file__).resolve().parent
 ACCOUNT = "portal-cell"
@@ -28,7 +27,11 @@ def main() -> int:
         return 2
     home = Path(tempfile.mkdtemp(prefix="portal-grid-engine-demo-"))
     home.chmod(0o755)  # every account reads the cell's settings
-    os.environ |= {"CELL_HOME": str(home), "CELL_PORT": str(_free_port()), "CELL_JOBS_DIR": str(home / "jobs")}
+    os.environ |= {
+        "CELL_HOME": str(home),
+        "CELL_PORT": str(free_base(range(16900, 20000, 100), (0, 1))),
+        "CELL_JOBS_DIR": str(home / "jobs"),
+    }
     try:
         if _cell("up"):
             print("The demonstration failed: the cell did not come up", file=sys.stderr)
@@ -85,19 +88,6 @@ def _accounting(job_id: str) -> dict[str, str]:
 
 def _cell(*arguments: str) -> int:
     return subprocess.run([str(HERE / "cell.sh"), *arguments], stdin=subprocess.DEVNULL).returncode
-
-
-def _free_port() -> int:
-    """The first of two ports that nobody listens on now."""
-    for port in range(16900, 20000, 100):
-        if all(_is_free(port + offset) for offset in (0, 1)):
-            return port
-    raise DemoError("no free ports for a Grid Engine cell")
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
 if __name__ == "__main__":

@@ -7,13 +7,12 @@ cluster, its data and the accounts that it made are gone.
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-from deploy.demo import DemoError, Portal, demonstrate, run_demonstration, wait_for
+from deploy.demo import DemoError, Portal, demonstrate, free_base, run_demonstration, wait_for
 
 HERE = Path(__file__).resolve().parent
 
@@ -29,7 +28,11 @@ def main() -> int:
         return 2
     home = Path(tempfile.mkdtemp(prefix="portal-slurm-demo-"))
     home.chmod(0o755)  # every account reads the cluster's settings
-    os.environ |= {"CLUSTER_HOME": str(home), "CLUSTER_PORT": str(_free_port()), "CLUSTER_JOBS_DIR": str(home / "jobs")}
+    os.environ |= {
+        "CLUSTER_HOME": str(home),
+        "CLUSTER_PORT": str(free_base(range(16800, 20000, 200), _PORT_OFFSETS)),
+        "CLUSTER_JOBS_DIR": str(home / "jobs"),
+    }
     try:
         if _cluster("up", "--nodes", "3", "--no-ssh"):
             print("The demonstration failed: the cluster did not come up", file=sys.stderr)
@@ -97,19 +100,6 @@ def _cluster(*arguments: str) -> int:
 def _portal_can_read(file: Path) -> bool:
     command = ["setpriv", "--reuid=portal", "--regid=portal", "--init-groups", "--", "test", "-x", str(file)]
     return subprocess.run(command).returncode == 0
-
-
-def _free_port() -> int:
-    """The first of a cluster's ports where nobody listens on any of them now."""
-    for port in range(16800, 20000, 200):
-        if all(_is_free(port + offset) for offset in _PORT_OFFSETS):
-            return port
-    raise DemoError("no free ports for a Slurm cluster")
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
 if __name__ == "__main__":

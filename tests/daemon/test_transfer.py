@@ -34,6 +34,7 @@ from portal.transfer.shortfall import KEPT_DAYS
 from tests.cut_wire import Wire, wire_to
 from tests.portal_parts import Portal, opened_portal
 from tests.sshd import USER, Sshd
+from tests.status_files import STARTED
 from tests.wrapper_attempts import Attempt
 
 pytestmark = pytest.mark.daemon
@@ -120,25 +121,7 @@ def a_claim(by: str) -> Claim:
 
 
 def a_status(*, ended: bool) -> StatusFile:
-    begun = StatusFile(
-        schema=status_file.SCHEMA,
-        job_id=JOB_ID,
-        attempt=1,
-        phase="started",
-        scheduler_id="17",
-        restart_count=0,
-        host="node1",
-        pid=4711,
-        started_at="2026-11-24T06:00:00Z",
-        ended_at=None,
-        exit_code=None,
-        signal=None,
-        wall_seconds=None,
-        peak_memory_mib=None,
-        got_sigterm=False,
-        succeeded=None,
-        failure=None,
-    )
+    begun = STARTED
     if not ended:
         return begun
     return begun._replace(

@@ -4,7 +4,6 @@ A test asks for the fixture `cell` (import it into a conftest.py, together with 
 itself, healthy, with no job in it and with an empty jobs folder.
 """
 
-import fcntl
 import os
 import pickle
 import shutil
@@ -22,6 +21,7 @@ from typing import Any
 import pytest
 
 from portal.schedulers.base import Scheduler
+from tests.sharing import locked, shared
 from tests.waiting import wait_until
 
 REPOSITORY = Path(__file__).parents[2]
@@ -276,33 +276,14 @@ def skip_unless_possible() -> None:
 @contextmanager
 def shared_cell(folder: Path) -> Iterator[GridEngineCell]:
     """The one cell of all processes that call this with the same folder; the last one to leave takes it down."""
-    with (folder / "cell-users").open("w") as users:
-        with _locked(folder / "cell-gate"):
-            cell = new_cell(f"{zlib.crc32(bytes(folder)):08x}")
-            cell.up()
-            fcntl.flock(users, fcntl.LOCK_SH)
-        try:
-            yield cell
-        finally:
-            with _locked(folder / "cell-gate"):
-                if _is_last(users.fileno()):
-                    cell.remove()
 
+    def start() -> GridEngineCell:
+        cell = new_cell(f"{zlib.crc32(bytes(folder)):08x}")
+        cell.up()
+        return cell
 
-def _is_last(users: int) -> bool:
-    fcntl.flock(users, fcntl.LOCK_UN)
-    try:
-        fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-@contextmanager
-def _locked(file: Path) -> Iterator[None]:
-    with file.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+    with shared(folder, "cell", start, GridEngineCell.remove) as cell:
+        yield cell
 
 
 @pytest.fixture(scope="session")
@@ -318,7 +299,7 @@ def cell_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GridEngin
 @pytest.fixture
 def cell(cell_session: GridEngineCell) -> Iterator[GridEngineCell]:
     """The cell, whole, without jobs, and with an empty jobs folder; for this test alone."""
-    with _locked(cell_session.home / "one-test-at-a-time"):
+    with locked(cell_session.home / "one-test-at-a-time"):
         cell_session.up("--no-install")
         cell_session.make_jobs_dir()
         yield cell_session

@@ -10,31 +10,12 @@ import pytest
 from portal.dispatch.decide import Alive, AttemptFacts, Ended, Unchanged, Verdict, decide, opens_new_attempt
 from portal.jobs.states import FailureReason, JobState
 from portal.node.claim import Claim
-from portal.node.status_file import StatusFile
 from portal.schedulers.base import Observation, SchedulerState
+from tests.status_files import STARTED
 
 NOW = datetime(2026, 11, 24, 6, 0, tzinfo=UTC)
 GRACE_SECONDS = 60.0
 
-STARTED = StatusFile(
-    schema=1,
-    job_id="tcfnctbq",
-    attempt=1,
-    phase="started",
-    scheduler_id="17",
-    restart_count=0,
-    host="node1",
-    pid=4711,
-    started_at="2026-11-24T05:50:00Z",
-    ended_at=None,
-    exit_code=None,
-    signal=None,
-    wall_seconds=None,
-    peak_memory_mib=None,
-    got_sigterm=False,
-    succeeded=None,
-    failure=None,
-)
 SUCCEEDED = STARTED._replace(
     phase="ended", ended_at="2026-11-24T05:55:00Z", exit_code=0, wall_seconds=300.0, peak_memory_mib=1.0, succeeded=True
 )

@@ -15,26 +15,9 @@ from portal.node.claim import Claim
 from portal.node.status_file import StatusFile
 from portal.node.strict_json import printable, read_capped
 from portal.node.times import is_utc_text, utc_now_text
+from tests import status_files
 
-STARTED = StatusFile(
-    schema=1,
-    job_id="tcfnctbq",
-    attempt=1,
-    phase="started",
-    scheduler_id="17",
-    restart_count=0,
-    host="node1",
-    pid=4711,
-    started_at="2026-11-24T06:00:00.000Z",
-    ended_at=None,
-    exit_code=None,
-    signal=None,
-    wall_seconds=None,
-    peak_memory_mib=None,
-    got_sigterm=False,
-    succeeded=None,
-    failure=None,
-)
+STARTED = status_files.STARTED._replace(started_at="2026-11-24T06:00:00.000Z")
 SUCCEEDED = STARTED._replace(
     phase="ended",
     ended_at="2026-11-24T06:00:05.250Z",
