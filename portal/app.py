@@ -138,15 +138,18 @@ def _drmaa_scheduler(parts: Parts) -> Scheduler:
     from portal.schedulers.drmaa_records import GridEngineRecords
     from portal.schedulers.drmaa_scheduler import DrmaaScheduler
     from portal.schedulers.drmaa_session import DrmaaSession
+    from portal.schedulers.drmaa_status import LibraryRecords
     from portal.schedulers.grid_engine_calls import GridEngineCommands
 
     settings = parts.settings.scheduler.drmaa
     account = pwd.getpwuid(os.geteuid()).pw_name
+    session = DrmaaSession(settings.library)
     return DrmaaScheduler(
-        DrmaaSession(settings.library),
+        session,
         {
             Drms.GRID_ENGINE: lambda: GridEngineRecords(GridEngineCommands(), parts.clock, account),
             Drms.SLURM: lambda: _slurm_here(parts),
+            Drms.OTHER: lambda: LibraryRecords(session),
         },
         settings.native_specification,
         settings.parallel_environment,

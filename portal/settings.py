@@ -125,7 +125,11 @@ class DrmaaSection(_Section):
     """A DRMAA library (`drmaa` only)."""
 
     library: Path | None = Field(None, description="The library's file; by default what DRMAA_LIBRARY_PATH names.")
-    native_specification: str = Field("", description="Added to each job's native specification.")
+    native_specification: str = Field(
+        "",
+        description="Added to each job's native specification. Where the cluster is neither Grid Engine nor Slurm it "
+        "is the whole of it, with {time_limit_seconds} or {time_limit_minutes}, {memory_mib} and {cpus} in it.",
+    )
     parallel_environment: str | None = Field(
         None, description="Grid Engine's parallel environment for jobs that ask for more than one CPU."
     )

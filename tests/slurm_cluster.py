@@ -31,7 +31,7 @@ _LOG_LINES = 15
 _PATIENT_SECONDS = 30
 _MESSAGE_SECONDS = 3
 # A test may have to wait for another worker's, and for the cluster to come up.
-_TEST_SECONDS = 300
+_TEST_SECONDS = 600
 
 
 class SlurmCluster:

@@ -1,7 +1,7 @@
 """Native specifications: what a job asks for, in the words of the system behind the DRMAA library.
 
 DRMAA itself has no words for memory, CPUs and queues. The two systems have different ones, and different mistakes
-to avoid: pure functions, one a system.
+to avoid: pure functions, one a system. Of any other system the site's own words are taken, with placeholders in them.
 """
 
 import re
@@ -18,6 +18,7 @@ class Drms(StrEnum):
 
     GRID_ENGINE = "Grid Engine"
     SLURM = "Slurm"
+    OTHER = "another system"
 
 
 _GRID_ENGINE = re.compile(r"\b(SGE|UGE|OGE|OGS|OCS|GE|Grid ?Engine|Gridware)\b", re.IGNORECASE)
@@ -32,15 +33,21 @@ _OURS = {
 }
 """Options for what the portal decides: the job's name, script, files and folder, that it runs once and is no array."""
 
+_PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
+_NEEDS_OWN_WORDS = (
+    "The portal does not know how this kind of cluster is asked for time and memory: say it in "
+    "scheduler.drmaa.native_specification, such as -l walltime={time_limit_seconds},mem={memory_mib}mb."
+)
 
-def drms_of(info: str) -> Drms | None:
-    """Which system a library's own description of it names; None for one that the portal does not know.
+
+def drms_of(info: str) -> Drms:
+    """Which system a library's own description of it names.
 
     Grid Engine's says `SGE 8.1.9`, `OGS/GE 2011.11` or `UGE 8.6`, slurm-drmaa's `SLURM 22.05.8`.
     """
     if _GRID_ENGINE.search(info):
         return Drms.GRID_ENGINE
-    return Drms.SLURM if "slurm" in info.lower() else None
+    return Drms.SLURM if "slurm" in info.lower() else Drms.OTHER
 
 
 def native_specification(drms: Drms, spec: JobSpec, added: str = "", pe: str | None = None) -> str:
@@ -49,8 +56,11 @@ def native_specification(drms: Drms, spec: JobSpec, added: str = "", pe: str | N
     `pe`: the parallel environment that gives a job of several CPUs slots of one host (Grid Engine).
     """
     check_added(drms, added)
-    options = _grid_engine(spec, pe) if drms is Drms.GRID_ENGINE else _slurm(spec)
-    text = " ".join([*options, *added.split()])
+    if drms is Drms.OTHER:
+        words = [_filled(word, spec) for word in added.split()]
+    else:
+        words = [*(_grid_engine(spec, pe) if drms is Drms.GRID_ENGINE else _slurm(spec)), *added.split()]
+    text = " ".join(words)
     if len(text) > _LONGEST:
         raise DefinitionError(f"What the job asks for is longer than the {_LONGEST} characters that DRMAA takes.")
     return text
@@ -61,6 +71,9 @@ def check_added(drms: Drms, added: str) -> None:
     if not added.isascii() or not added.isprintable() or re.search(r"""["'\\]""", added):
         # slurm-drmaa rejects quotes, and Grid Engine's answer to them is an error without a word about it.
         raise DefinitionError("scheduler.drmaa.native_specification may have no quotes and no backslashes.")
+    if drms is Drms.OTHER:
+        _check_placeholders(added)
+        return
     for word in added.split():
         name = word.lstrip("-").partition("=")[0]
         if word.startswith("-") and name in _OURS[drms]:
@@ -73,6 +86,8 @@ def check_files(drms: Drms, working_dir: Path, script: bytes) -> None:
     Grid Engine expands `$HOME` and the like in paths, and takes lines that begin with `#$` for options: its library
     does so whatever `-C` says (seen with 8.1.9).
     """
+    if drms is Drms.OTHER:
+        return
     if drms is Drms.SLURM:
         if not can_work_in(working_dir):
             raise DefinitionError(BAD_FOLDER)
@@ -80,6 +95,31 @@ def check_files(drms: Drms, working_dir: Path, script: bytes) -> None:
         raise DefinitionError("Grid Engine cannot work in a jobs folder whose path has a dollar sign or a line's end.")
     elif any(line.startswith(b"#$") for line in script.splitlines()):
         raise DefinitionError("Grid Engine takes a line of the script that begins with #$ for its options.")
+
+
+def _check_placeholders(added: str) -> None:
+    names = _PLACEHOLDER.findall(added)
+    known = _placeholders(JobSpec("", Path(), Path(), 1, 1, 1))
+    for name in names:
+        if name not in known:
+            detail = f"scheduler.drmaa.native_specification: there is no {{{name}}}, only {', '.join(known)}."
+            raise DefinitionError(detail)
+    if not {"time_limit_minutes", "time_limit_seconds"} & set(names) or "memory_mib" not in names:
+        raise DefinitionError(_NEEDS_OWN_WORDS)
+
+
+def _placeholders(spec: JobSpec) -> dict[str, int]:
+    return {
+        "time_limit_minutes": spec.time_limit_minutes,
+        "time_limit_seconds": spec.time_limit_minutes * 60,
+        "memory_mib": spec.memory_mib,
+        "cpus": spec.cpus,
+    }
+
+
+def _filled(word: str, spec: JobSpec) -> str:
+    values = _placeholders(spec)
+    return _PLACEHOLDER.sub(lambda match: str(values[match[1]]), word)
 
 
 def _grid_engine(spec: JobSpec, pe: str | None) -> list[str]:

@@ -1,7 +1,9 @@
-"""A cluster through its DRMAA library: Grid Engine, or Slurm by slurm-drmaa.
+"""A cluster through its DRMAA library: Grid Engine, Slurm by slurm-drmaa, or another one.
 
 The library submits and cancels, which takes it a millisecond. What became of a job is told by the system's own queue
-and accounting (`drmaa_records`), never by the library: that calls a failed job done, and a done one failed.
+and accounting (`drmaa_records`): one call for all jobs where `jobStatus` needs one for each, with the name beside the
+id, and with how a job ended. Of a system whose commands the portal does not know, the library says what is alive and
+what is gone (`drmaa_status`); how a job ended is never taken from it: it calls a failed job done.
 
 Jobs run as the account that the dispatcher runs as.
 """
@@ -171,7 +173,7 @@ class DrmaaScheduler(Scheduler):
         return ""
 
     def _ask(self) -> Records:
-        """Whom to ask what became of jobs. Raises SchedulerError where it is not known what the library is for."""
+        """Whom to ask what became of jobs. Raises SchedulerError where the library cannot be had."""
         drms = self._find_system()
         if self._records is None:
             self._records = self._records_of[drms]()
@@ -182,12 +184,14 @@ class DrmaaScheduler(Scheduler):
         if self._drms is None:
             self._system = self._session.system()
             self._origin = self._session.origin()
-            drms = drms_of(self._system)
-            if drms is None or drms not in self._records_of:
-                known = " and ".join(self._records_of)
-                detail = f"scheduler.drmaa.library is for {self._system!r}; the portal knows {known}"
-                raise SchedulerError("The portal does not know this kind of cluster.", log_detail=detail)
-            self._drms = drms
+            self._drms = drms_of(self._system)
+            if self._drms is Drms.OTHER:
+                self.capabilities = replace(
+                    self.capabilities,
+                    has_accounting=False,
+                    enforces_memory=False,
+                    can_exclude_nodes=False,
+                )
         return self._drms
 
 

@@ -10,7 +10,7 @@ from portal.cli import main
 from portal.clock import Clock
 from portal.database import Database
 from portal.dispatch import answers
-from portal.schedulers import slurm_scheduler
+from portal.schedulers import drmaa_scheduler, slurm_scheduler
 from portal.schedulers.local import LocalScheduler
 
 LEASE_SECONDS = 5.0
@@ -29,6 +29,8 @@ def cut_waits_short() -> None:
         (answers, "RETRY_SECONDS", 2.0),
         (answers, "LOOK_AGAIN_SECONDS", 1.0),
         (slurm_scheduler, "CONTROLLER_SECONDS", 5.0),
+        (drmaa_scheduler, "LIBRARY_SECONDS", 5.0),
+        (drmaa_scheduler, "CALL_SECONDS", 5.0),
         (app, "LOCAL_CALL_SECONDS", 6.0),
         (app, "LocalScheduler", ShortLeases),
     ):

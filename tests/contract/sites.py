@@ -31,7 +31,7 @@ from portal.schedulers.base import Scheduler
 from portal.settings import load_settings
 from tests.compute_clients import ClientFamily, Witness
 from tests.drmaa.cell import ACCOUNT as CELL_ACCOUNT
-from tests.drmaa.cell import GridEngineCell
+from tests.drmaa.cell import GridEngineCell, dispatching
 from tests.slurm_cluster import JOBS_ACCOUNT, SlurmCluster
 from tests.waiting import wait_until
 
@@ -47,7 +47,7 @@ title = "Contract"
 name = "what"
 type = "choice"
 label = "What"
-choices = ["succeed", "exit_7", "exit_99", "exit_100", "die", "wait", "wait_on_first", "fill"]
+choices = ["succeed", "exit_3", "exit_7", "exit_99", "exit_100", "die", "wait", "wait_on_first", "fill"]
 [resources]
 time_limit_minutes = 1
 memory_mib = 50
@@ -58,9 +58,7 @@ pattern = 'The answer is: (\\d+)'
 _PROGRAM = """
 echo start "$PWD" >> '{witness}'
 case "$input_what" in
-    exit_7) exit 7 ;;
-    exit_99) exit 99 ;;
-    exit_100) exit 100 ;;
+    exit_*) exit "${{input_what#exit_}}" ;;
     die) kill -SEGV $$ ;;
     wait) until [ -e '{go}' ]; do sleep 0.1; done ;;
     fill)
@@ -180,6 +178,15 @@ class Site(ABC):
         with self.as_portal(), self.parts.database.reading() as session:
             rows = session.execute(select(Job.state, func.count()).group_by(Job.state)).all()
             return Counter({row[0]: row[1] for row in rows})
+
+    def wait_for_successes(self, number: int, seconds: float) -> None:
+        """Return once there are so many jobs and all of them have succeeded."""
+        wait_until(
+            lambda: self.states() == {JobState.SUCCEEDED: number},
+            seconds,
+            lambda: f"{number} answers, not {dict(self.states())}\n{self.log()[-3000:]}",
+            poll_seconds=0.25,
+        )
 
     def scheduler_ids(self) -> list[str | None]:
         """Those of all attempts."""
@@ -462,6 +469,12 @@ class DrmaaSite(Site):
 
     def _environment(self) -> dict[str, str]:
         return super()._environment() | self.cell.environment
+
+    @contextmanager
+    def scheduler(self) -> Iterator[Scheduler]:
+        # In a process of its own: the library is loaded once a process, and this one has no room for it.
+        with dispatching(self.cell) as process:
+            yield process.scheduler
 
     def stop_nodes(self) -> None:
         self._change_queue("-d")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from portal.jobs.states import JobState
-from portal.jobs.store import JobRecord
+from tests.contract.evidence import what_is_known
 from tests.contract.sites import ApartSite, Site, SlurmSite, SshSite, starts, submit_by_hand
 from tests.cut_wire import Wire
 from tests.slurm_cluster import USES_SLURM
@@ -26,11 +26,6 @@ OUTAGES = [
 
 # 60 scripts' names are more than that; what opens a connection is less.
 _LESS_THAN_THE_REQUEST_BYTES = 8000
-
-
-def what_is_known(record: JobRecord) -> list[object]:
-    """All of a job that a scheduler's silence must not change."""
-    return [record.job.state, len(record.events), [(a.number, a.state, a.end_seen_at) for a in record.attempts]]
 
 
 @pytest.mark.parametrize(("site", "daemon"), OUTAGES, indirect=["site"])
@@ -76,7 +71,7 @@ def test_a_connection_that_is_cut_in_the_middle_of_a_submission(wired_site: SshS
     with site.dispatching():
         wait_until(lambda: wire.is_silent and _in_queue(site) >= 3, 60, "the first ones in the queue")
         wire.cut()
-        wait_until(lambda: site.states() == {JobState.SUCCEEDED: 60}, 120, "60 answers")
+        site.wait_for_successes(60, 120)
         site.wait_for_mails(60)
     assert "a submission is in doubt" in site.log()
     assert site.witness.starts() == starts(site, job_ids)
@@ -91,7 +86,7 @@ def test_a_cluster_apart_whose_connection_is_cut_again_and_again(apart_site: Apa
             wire.break_after(30_000 * number)
             wait_until(lambda: wire.is_broken, 60, "the connection to break")
         wire.break_after(None)
-        wait_until(lambda: site.states() == {JobState.SUCCEEDED: 40}, 120, "40 answers")
+        site.wait_for_successes(40, 120)
         site.wait_for_mails(40)
     assert site.witness.starts() == starts(site, job_ids)
     for job_id in job_ids:

@@ -25,6 +25,7 @@ from portal.schedulers.base import (
 from portal.schedulers.drmaa_native import Drms
 from portal.schedulers.drmaa_scheduler import DrmaaScheduler
 from portal.schedulers.drmaa_session import CALL_SECONDS, DrmaaSession, NoSuchJobError, Template
+from portal.schedulers.drmaa_status import LibraryRecords
 
 HANDLE = Handle("17", "portal-abcdef-tcfnctbq-1")
 OTHER = Handle("18", "portal-abcdef-tcfnctbq-2")
@@ -45,6 +46,7 @@ class FakeSession(DrmaaSession):
         self.templates: list[Template] = []
         self.terminated: list[str] = []
         self.failure: Exception | None = None
+        self.statuses: dict[str, str | Exception] = {}
 
     def system(self) -> str:
         if isinstance(self.info, SchedulerError):
@@ -57,6 +59,12 @@ class FakeSession(DrmaaSession):
     def submit(self, template: Template) -> str | Rejected | Deferred | InDoubt:
         self.templates.append(template)
         return self.answers.pop(0)
+
+    def status(self, scheduler_id: str) -> str:
+        answer = self.statuses.get(scheduler_id, NoSuchJobError())
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
     def terminate(self, scheduler_id: str) -> None:
         self.terminated.append(scheduler_id)
@@ -134,11 +142,8 @@ def test_what_cannot_be_said_is_refused(scheduler: DrmaaScheduler, session: Fake
     assert scheduler.directives(spec()) == []
 
 
-@pytest.mark.parametrize("info", [SchedulerError("away"), "Torque"])
-def test_without_a_cluster_nothing_is_known(
-    scheduler: DrmaaScheduler, session: FakeSession, info: str | SchedulerError
-) -> None:
-    session.info = info
+def test_without_a_cluster_nothing_is_known(scheduler: DrmaaScheduler, session: FakeSession) -> None:
+    session.info = SchedulerError("away")
     assert [type(answer) for answer in scheduler.submit([spec()])] == [Deferred]
     assert isinstance(scheduler.find(["x"])["x"], Unknown)
     assert not scheduler.health().ok
@@ -146,6 +151,64 @@ def test_without_a_cluster_nothing_is_known(
         with pytest.raises(SchedulerError):
             ask([HANDLE])
     assert session.templates == []
+
+
+@pytest.fixture
+def of_torque(session: FakeSession) -> DrmaaScheduler:
+    session.info = "Torque"
+    native = "-l walltime={time_limit_seconds},mem={memory_mib}mb"
+    return DrmaaScheduler(session, {Drms.OTHER: lambda: LibraryRecords(session)}, native)
+
+
+@pytest.mark.parametrize(
+    ("word", "state"),
+    [
+        ("queued_active", SchedulerState.PENDING),
+        ("user_on_hold", SchedulerState.HELD),
+        ("running", SchedulerState.RUNNING),
+        ("system_suspended", SchedulerState.SUSPENDED),
+        ("done", SchedulerState.NOT_FOUND),
+        ("failed", SchedulerState.NOT_FOUND),
+        ("undetermined", SchedulerState.UNKNOWN),
+        ("a new word", SchedulerState.UNKNOWN),
+        (NoSuchJobError(), SchedulerState.NOT_FOUND),
+    ],
+)
+def test_of_another_system_the_library_says_alive_or_gone(
+    of_torque: DrmaaScheduler, session: FakeSession, word: str | Exception, state: SchedulerState
+) -> None:
+    session.statuses["17"] = word
+    seen = of_torque.observe([HANDLE])[HANDLE]
+    assert (seen.state, seen.exit_code) == (state, None)
+    assert seen.raw_state == (word if isinstance(word, str) else "")
+    # So that "gone" alone is never told as an end.
+    assert not of_torque.capabilities.has_accounting
+
+
+def test_a_library_that_stops_answering_is_not_asked_on_and_on(of_torque: DrmaaScheduler, session: FakeSession) -> None:
+    third = replace(OTHER, scheduler_id="19")
+    session.statuses = {"17": "running", "18": SchedulerError("away"), "19": "running"}
+    seen = of_torque.observe([HANDLE, OTHER, third])
+    assert [seen[handle].state for handle in (HANDLE, OTHER, third)] == [
+        SchedulerState.RUNNING,
+        SchedulerState.UNKNOWN,
+        SchedulerState.UNKNOWN,
+    ]
+    with pytest.raises(SchedulerError):
+        of_torque.observe([OTHER])
+
+
+def test_of_another_system_no_name_is_known_and_what_lives_is_ended(
+    of_torque: DrmaaScheduler, session: FakeSession
+) -> None:
+    assert isinstance(of_torque.find(["x"])["x"], Unknown)
+    session.statuses = {"17": "queued_active", "18": "done"}
+    of_torque.cancel([HANDLE, OTHER])
+    assert session.terminated == ["17"]
+    session.answers = ["20"]
+    of_torque.submit([spec(3)])
+    assert session.templates[0].native_specification == "-l walltime=300,mem=50mb"
+    assert of_torque.health().ok
 
 
 def test_nothing_asked_is_nothing_answered(scheduler: DrmaaScheduler, session: FakeSession) -> None:

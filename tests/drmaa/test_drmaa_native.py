@@ -21,12 +21,12 @@ GRID_ENGINE_HEAD = "-b n -S /bin/sh -r n"
         ("UGE 8.6.14", Drms.GRID_ENGINE),
         ("Grid Engine", Drms.GRID_ENGINE),
         ("SLURM 22.05.8", Drms.SLURM),
-        ("Torque", None),
-        ("GENERIC", None),
-        ("", None),
+        ("Torque", Drms.OTHER),
+        ("GENERIC", Drms.OTHER),
+        ("", Drms.OTHER),
     ],
 )
-def test_which_system_a_library_is_for(info: str, drms: Drms | None) -> None:
+def test_which_system_a_library_is_for(info: str, drms: Drms) -> None:
     assert drms_of(info) is drms
 
 
@@ -125,3 +125,29 @@ def test_files_that_are_understood() -> None:
     script = b"#!/bin/sh\nexport X='#$ -q nowhere.q'\n"
     check_files(Drms.GRID_ENGINE, Path("/j/it's 100% a\\b/work"), script)
     check_files(Drms.SLURM, Path("/j/it's $HOME/work"), script + b"#$ -q nowhere.q\n")
+
+
+OTHER = "-l walltime={time_limit_seconds},mem={memory_mib}mb -l procs={cpus}"
+
+
+def test_of_another_system_the_site_says_all_of_it() -> None:
+    native = native_specification(Drms.OTHER, replace(SPEC, cpus=2), OTHER)
+    assert native == "-l walltime=5400,mem=256mb -l procs=2"
+    minutes = native_specification(Drms.OTHER, SPEC, "--minutes {time_limit_minutes} --mem {memory_mib}")
+    assert minutes == "--minutes 90 --mem 256"
+    check_files(Drms.OTHER, Path("/j/$HOME/work"), b"#$ -q nowhere.q")
+
+
+@pytest.mark.parametrize(
+    ("added", "words"),
+    [
+        ("", "such as -l walltime={time_limit_seconds},mem={memory_mib}mb"),
+        ("-l walltime={time_limit_seconds}", "such as -l walltime"),
+        ("-l mem={memory_mib}mb", "such as -l walltime"),
+        (OTHER + " -N {name}", "there is no {name}, only time_limit_minutes, time_limit_seconds, memory_mib, cpus"),
+    ],
+)
+def test_of_another_system_time_and_memory_have_to_be_said(added: str, words: str) -> None:
+    with pytest.raises(DefinitionError) as refused:
+        native_specification(Drms.OTHER, SPEC, added)
+    assert words in refused.value.visitor_message

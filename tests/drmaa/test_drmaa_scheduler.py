@@ -213,6 +213,26 @@ def test_ids_that_are_unknown_or_another_names(bench: Bench) -> None:
         bench.process.call("status", STRANGER.scheduler_id)
 
 
+def test_a_system_that_the_portal_does_not_know(cell: GridEngineCell) -> None:
+    """The library alone: alive or gone."""
+    native = "-b n -S /bin/sh -r n -l h_rt={time_limit_seconds},h_vmem={memory_mib}M"
+    with dispatching(cell, native, "as-unknown") as process:
+        bench = Bench(cell, process)
+        runs, fails, ends = bench.submit(*[bench.spec(script) for script in ("exec sleep 300", "exit 4", ":")])
+        bench.wait_for(runs, SchedulerState.RUNNING)
+        for gone in (fails, ends):
+            seen = bench.wait_for(gone, SchedulerState.NOT_FOUND)
+            assert (seen.raw_state, seen.exit_code) == ("done", None)
+    with dispatching(cell, native, "as-unknown") as process:
+        later = process.scheduler.observe([runs, ends, STRANGER])
+        assert later[runs].state is SchedulerState.RUNNING
+        # Those of an earlier session are not known to this one.
+        assert {later[ends].state, later[STRANGER].state} == {SchedulerState.NOT_FOUND}
+        assert isinstance(process.scheduler.find([runs.name])[runs.name], Unknown)
+        process.scheduler.cancel([runs, ends])
+        wait_until(lambda: not cell.queue(), 60, "an empty queue")
+
+
 def test_names_are_found_in_the_queue_and_in_accounting(bench: Bench) -> None:
     running, finished = bench.submit(bench.spec("exec sleep 300"), bench.spec("exit 0"))
     bench.wait_for(finished, SchedulerState.COMPLETED)

@@ -1,19 +1,24 @@
 """A dispatcher in miniature: a `DrmaaScheduler` whose verbs are called through standard input and output.
 
 Each request and each answer is a pickle: (verb, arguments), and (whether it is an answer, that or the error).
+Its arguments are the native specification, and `as-unknown` to take the cell for a system nobody knows.
 """
 
 import os
 import pickle
 import pwd
 import sys
+from collections.abc import Callable
+from unittest import mock
 
 from portal.clock import SystemClock
+from portal.schedulers import drmaa_scheduler
 from portal.schedulers.drmaa_loading import make_room_for_library
 from portal.schedulers.drmaa_native import Drms
-from portal.schedulers.drmaa_records import GridEngineRecords
+from portal.schedulers.drmaa_records import GridEngineRecords, Records
 from portal.schedulers.drmaa_scheduler import DrmaaScheduler
 from portal.schedulers.drmaa_session import DrmaaSession
+from portal.schedulers.drmaa_status import LibraryRecords
 from portal.schedulers.grid_engine_calls import GridEngineCommands
 
 
@@ -25,7 +30,12 @@ def main() -> None:
     os.dup2(2, 1)
     session = DrmaaSession()
     user = pwd.getpwuid(os.geteuid()).pw_name
-    records = {Drms.GRID_ENGINE: lambda: GridEngineRecords(GridEngineCommands(), SystemClock(), user)}
+    records: dict[Drms, Callable[[], Records]] = {
+        Drms.GRID_ENGINE: lambda: GridEngineRecords(GridEngineCommands(), SystemClock(), user),
+        Drms.OTHER: lambda: LibraryRecords(session),
+    }
+    if sys.argv[2:] == ["as-unknown"]:
+        mock.patch.object(drmaa_scheduler, "drms_of", return_value=Drms.OTHER).start()
     scheduler = DrmaaScheduler(session, records, sys.argv[1], "smp")
     owners: dict[str, object] = dict.fromkeys(("submit", "observe", "cancel", "find", "health"), scheduler) | {
         "status": session

@@ -30,7 +30,7 @@ start_db() {
     need_free_port "$DB_PORT"
     [ -d "$CLUSTER_HOME/db/mysql" ] || make_db || return
     # Quick rather than safe against a power cut: it holds a test cluster's history.
-    spawn db "${AS_MYSQL[@]}" mariadbd --no-defaults --datadir="$CLUSTER_HOME/db" --port="$DB_PORT" \
+    spawn db "${AS_MYSQL[@]}" mariadbd --no-defaults --datadir="$CLUSTER_HOME/db" --tmpdir="$DB_TMP" --port="$DB_PORT" \
         --bind-address=127.0.0.1 --socket="$CLUSTER_HOME/db/mysql.sock" --pid-file="$CLUSTER_HOME/db/mysql.pid" \
         --skip-name-resolve --skip-log-bin --performance-schema=OFF --max-connections=60 \
         --innodb-buffer-pool-size=64M --innodb-log-file-size=32M --innodb-lock-wait-timeout=900 \
@@ -39,13 +39,17 @@ start_db() {
         make_slurm_database
 }
 
+# Not /tmp: a MariaDB that starts removes the temporary tables that it finds there, those of another one, too.
+DB_TMP=$CLUSTER_HOME/db-tmp
+
 make_db() {
-    mkdir -p "$CLUSTER_HOME/db"
-    chown mysql: "$CLUSTER_HOME/db"
-    chmod 700 "$CLUSTER_HOME/db"
+    mkdir -p "$DB_TMP"
+    chown mysql: "$CLUSTER_HOME/db" "$DB_TMP"
+    chmod 700 "$CLUSTER_HOME/db" "$DB_TMP"
     # --force --skip-name-resolve: this machine's host name need not resolve.
-    mariadb-install-db --no-defaults --user=mysql --datadir="$CLUSTER_HOME/db" --skip-test-db \
-        --auth-root-authentication-method=socket --skip-name-resolve --force >"$CLUSTER_HOME/log/db-install.log" 2>&1
+    mariadb-install-db --no-defaults --user=mysql --datadir="$CLUSTER_HOME/db" --tmpdir="$DB_TMP" --skip-test-db \
+        --auth-root-authentication-method=socket --skip-name-resolve --force >"$CLUSTER_HOME/log/db-install.log" 2>&1 ||
+        { say "MariaDB makes no database: $CLUSTER_HOME/log/db-install.log"; return 1; }
 }
 
 make_slurm_database() {
