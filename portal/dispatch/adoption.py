@@ -54,8 +54,7 @@ class AdoptionReport:
         """Count one that cannot be read, and say why."""
         self.unreadable += 1
         detail = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-        self.problems.append(f"{directory.path}: {detail}")
-        log.warning("a job directory cannot be taken up", path=str(directory.path), error=detail)
+        self.problems.append(f"{directory.path}: {detail.removeprefix(f'{directory.path}/')}")
 
 
 class Adoption:

@@ -14,6 +14,7 @@ from portal.dispatch.context import Dispatch
 from portal.dispatch.deletion import Deletion
 from portal.dispatch.doubts import resolve_doubts
 from portal.dispatch.evidence import Hearts
+from portal.dispatch.housekeeping import keep_house
 from portal.dispatch.polling import Memory, correct_late, poll
 from portal.dispatch.reconciliation import reconcile
 from portal.dispatch.report import StartReport
@@ -27,6 +28,7 @@ log = structlog.get_logger()
 
 LOOK_SECONDS = 0.5
 """How often the database is looked at for what was accepted or asked for."""
+HOUSEKEEPING_EVERY_SECONDS = 86_400.0
 ADOPT_EVERY_SECONDS = 60.0
 MAIL_STOP_SECONDS = 5.0
 """What a message under way gets at a stop. One that is cut off goes out again, with the same Message-ID."""
@@ -86,6 +88,7 @@ class Dispatcher:
         self._try("report", lambda: self._report.go_on(dispatch, self._memory))
         self._try("deletion", lambda: self._deletion.carry_out(dispatch))
         self._every(EXPIRE_EVERY_SECONDS, "retention", lambda: self._deletion.expire(dispatch))
+        self._every(HOUSEKEEPING_EVERY_SECONDS, "housekeeping", lambda: keep_house(dispatch))
         self._every(TIDY_EVERY_SECONDS, "tidying", lambda: self._tidying.tidy(dispatch))
 
     def _reconcile(self) -> None:
@@ -98,6 +101,8 @@ class Dispatcher:
     def _adopt(self) -> None:
         report = self._adoption.adopt_orphans(ADOPTION_SECONDS)
         self._report.note_adoption(report)
+        for problem in report.problems:
+            log.warning("a job directory cannot be taken up", problem=problem)
         if report.adopted or report.swept:
             log.info("directories without a row", adopted=report.adopted, swept=report.swept)
 

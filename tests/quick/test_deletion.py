@@ -17,6 +17,7 @@ from portal.errors import ConflictError, ForbiddenError, NotFoundError, StorageE
 from portal.jobs.access import Viewer
 from portal.jobs.keys import Purpose
 from portal.jobs.models import Job
+from portal.jobs.removal import remove_put_away
 from portal.jobs.states import JobState
 from portal.schedulers.base import SchedulerState
 from tests.portal_parts import ANN, Portal, opened_portal
@@ -163,7 +164,7 @@ def test_a_directory_that_cannot_be_removed_is_tried_again_and_holds_up_no_other
     portal: Portal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stuck, other = ended(portal), ended(portal)
-    original = deletion_module.remove_put_away
+    original = remove_put_away
     refused = []
 
     def refuse(path: Path, *more: Any) -> None:
@@ -248,8 +249,9 @@ def test_the_mail_tells_the_date(portal: Portal) -> None:
     kept_until = portal.job(job_id).kept_until
     assert kept_until is not None
     [message] = portal.mail.messages
-    text = message.get_body(("plain",)).get_content()
-    assert f"Kept until:  {kept_until:%Y-%m-%d}, then it is deleted with its files" in text
+    body = message.get_body(("plain",))
+    assert body is not None
+    assert f"Kept until:  {kept_until:%Y-%m-%d}, then it is deleted with its files" in body.get_content()
 
 
 def test_where_nothing_is_purged_no_date_is_told_and_nothing_goes() -> None:
@@ -293,7 +295,7 @@ def test_the_date_survives_the_loss_of_the_database(portal: Portal) -> None:
 
 def test_a_row_without_a_directory_can_be_deleted(portal: Portal) -> None:
     job_id = ended(portal)
-    os.rename(portal.directory(job_id).path, portal.folder_path / "elsewhere")
+    portal.directory(job_id).path.rename(portal.folder_path / "elsewhere")
     with portal.database.writing() as session:
         session.execute(update(Job).values(kept_until=portal.clock.now_utc()))
     days_later(portal, 1)

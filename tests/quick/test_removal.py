@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 from portal.jobs.removal import remove_put_away
-from portal.node import deletion
 
 SECONDS = 20.0
 NOBODY = pwd.getpwnam("nobody").pw_uid
@@ -70,7 +69,7 @@ def links_everywhere(work: Path, outside: Path) -> None:
 def odd_names(work: Path, _outside: Path) -> None:
     for name in (b"\xff\xfe not utf-8", b"new\nline", b"-rf", b"*", b"a" * 255, "ünïcödé".encode()):
         (Path(os.fsdecode(bytes(os.fsencode(work)) + b"/" + name))).touch()
-    os.mkdir(bytes(os.fsencode(work)) + b"/\xff folder")
+    (Path(os.fsdecode(bytes(os.fsencode(work)) + b"/\xff folder"))).mkdir()
     (Path(os.fsdecode(bytes(os.fsencode(work)) + b"/\xff folder")) / "x").touch()
 
 
@@ -186,7 +185,7 @@ def test_what_this_account_may_not_delete_is_said(doomed: Path, monkeypatch: pyt
     def refuse(*_args: object, **_more: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(deletion.os, "unlink", refuse)
+    monkeypatch.setattr("portal.node.deletion.os.unlink", refuse)
     with pytest.raises(PermissionError, match="another account"):
         remove_put_away(doomed, None, SECONDS)
     assert (doomed / "attempts" / "1" / "work" / "file").exists()
@@ -232,7 +231,7 @@ def mounted(doomed: Path, outside: Path) -> Iterator[Path]:
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount")
 def test_what_is_mounted_there_is_not_emptied(doomed: Path, mounted: Path, outside: Path) -> None:
     before = picture(outside)
-    with pytest.raises(OSError, match="another file system is mounted there|busy"):
+    with pytest.raises(OSError, match=r"another file system is mounted there|busy"):
         remove_put_away(doomed, None, SECONDS)
     assert picture(outside) == before
     assert (mounted / "precious").exists()
