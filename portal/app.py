@@ -16,6 +16,7 @@ from portal.dispatch.adoption import Adoption
 from portal.dispatch.context import Dispatch
 from portal.dispatch.dispatcher import Dispatcher
 from portal.dispatch.leadership import Leadership
+from portal.dispatch.reindexing import Reindexing
 from portal.errors import SettingsError
 from portal.jobs.acceptance import Acceptance
 from portal.jobs.directory import JobsFolder
@@ -112,6 +113,9 @@ def build_cluster(parts: Parts) -> Cluster:
     node_files = install_node_files(parts.settings.portal.jobs_dir, [shipped_dir("bin")])
     if parts.settings.scheduler.kind == "slurm-ssh":
         return _ssh_cluster(parts, node_files)
+    if parts.settings.scheduler.kind == "slurm":
+        folders = SharedFolders(parts.folder, node_files, _local_helper(parts).empty)
+        return Cluster(build_scheduler(parts), folders)
     return Cluster(build_scheduler(parts), SharedFolders(parts.folder, node_files))
 
 
@@ -128,9 +132,13 @@ def build_scheduler(parts: Parts) -> Scheduler:
 
 
 def _slurm_here(parts: Parts) -> SlurmScheduler:
+    return SlurmScheduler(_local_helper(parts), parts.clock)
+
+
+def _local_helper(parts: Parts) -> Helper:
     settings, jobs_dir = parts.settings.scheduler, parts.settings.portal.jobs_dir
     runner = LocalRunner([*settings.command_prefix, *_helper_command(settings, jobs_dir)])
-    return SlurmScheduler(Helper(runner, jobs_dir, LOCAL_CALL_SECONDS), parts.clock)
+    return Helper(runner, jobs_dir, LOCAL_CALL_SECONDS)
 
 
 def _drmaa_scheduler(parts: Parts) -> Scheduler:
@@ -162,7 +170,7 @@ def _ssh_cluster(parts: Parts, node_files: NodeFiles) -> Cluster:
     helper = _ssh_helper(parts, connection)
     scheduler = SlurmScheduler(helper, parts.clock, kind=settings.kind)
     if settings.ssh.remote_jobs_dir is None:
-        return Cluster(scheduler, SharedFolders(parts.folder, node_files))
+        return Cluster(scheduler, SharedFolders(parts.folder, node_files, helper.empty))
     from portal.transfer.session import SftpSession
     from portal.transfer.sftp_folders import SftpFolders
 
@@ -220,6 +228,12 @@ def build_dispatcher(parts: Parts) -> Dispatcher:
 def build_adoption(parts: Parts) -> Adoption:
     """What takes up job directories that have no row."""
     return Adoption(parts.database, parts.folder, parts.jobs, parts.clock, mail_domain(parts.settings))
+
+
+def build_reindexing(parts: Parts) -> Reindexing:
+    """What brings the database up to the job directories."""
+    leadership = Leadership(parts.database, parts.clock)
+    return Reindexing(parts.database, parts.folder, build_adoption(parts), leadership, mail_domain(parts.settings))
 
 
 def build_outbox_sender(parts: Parts, leadership: Leadership) -> OutboxSender:

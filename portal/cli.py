@@ -14,8 +14,10 @@ import click
 from portal.commands.check import check
 from portal.commands.context import CommandContext
 from portal.commands.daemons import client, dispatcher, serve, web
-from portal.commands.jobs import cancel, list_jobs, reindex, show, submit
+from portal.commands.deletion import delete, purge
+from portal.commands.jobs import cancel, list_jobs, show, submit
 from portal.commands.output import complain
+from portal.commands.recovery import backup, reindex
 from portal.errors import InvalidInputError, PortalError, SettingsError
 from portal.lifeline import follow_lifeline_from_environment
 from portal.privileges import UMASK
@@ -50,7 +52,7 @@ def cli(ctx: click.Context, config: Path | None) -> None:
     ctx.obj = CommandContext(config)
 
 
-for command in (serve, web, dispatcher, client, submit, list_jobs, show, cancel, reindex, check):
+for command in (serve, web, dispatcher, client, submit, list_jobs, show, cancel, delete, purge, reindex, backup, check):
     cli.add_command(command)
 
 

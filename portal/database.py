@@ -7,8 +7,10 @@ process wrote in between. A transaction never spans I/O on job directories or a 
 
 import enum
 import fcntl
+import os
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar
@@ -26,6 +28,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.types import TypeDecorator
 
 from portal.errors import StorageError
+from portal.node.durable import fsync_file, fsync_folder
 
 BUSY_TIMEOUT_SECONDS = 15
 """How long a SQLite write waits for another one before it gives up with StorageError."""
@@ -124,6 +127,28 @@ class Database:
                 "The database was made by a newer version of the portal.", log_detail=f"database: {error}"
             ) from error
 
+    def copy_to(self, file: Path) -> None:
+        """Write a copy of a SQLite database, as it is at one moment, while others read and write.
+
+        By its own backup call: a copy of the file alone would be torn, and lack what is in the log beside it. Raises
+        StorageError; what was at `file` before is there still then.
+        """
+        source = self.sqlite_file
+        if source is None:
+            raise StorageError("This is no SQLite database: its own tool (pg_dump) makes the copy.")
+        beside = file.with_name(f".{file.name}.new")
+        try:
+            beside.unlink(missing_ok=True)
+            os.close(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+            _copy_sqlite(source, beside)
+            fsync_file(beside)
+            beside.replace(file)
+            fsync_folder(file.parent)
+        except (OSError, sqlite3.Error) as error:
+            with suppress(OSError):
+                beside.unlink(missing_ok=True)
+            raise StorageError("The database could not be copied.", log_detail=f"{file}: {error}") from error
+
     def close(self) -> None:
         """Give all connections back; the object can be used again."""
         self.engine.dispose()
@@ -162,6 +187,16 @@ def _create_engine(url: str, *, is_sqlite: bool) -> Engine:
         connection.exec_driver_sql(connection.get_execution_options().get("portal_begin", "BEGIN"))
 
     return engine
+
+
+def _copy_sqlite(source: Path, target: Path) -> None:
+    with closing(sqlite3.connect(source, timeout=BUSY_TIMEOUT_SECONDS)) as original:
+        with closing(sqlite3.connect(target)) as copy:
+            original.backup(copy)
+            copy.execute("PRAGMA journal_mode = DELETE")  # one file, with nothing beside it
+            [(verdict,)] = copy.execute("PRAGMA integrity_check").fetchmany(1)
+        if verdict != "ok":
+            raise sqlite3.DatabaseError(f"the copy is not whole: {verdict}")
 
 
 def _migrations() -> Config:

@@ -207,6 +207,11 @@ class LimitsSection(_Section):
         description="MiB of one job's results that are brought from a cluster that shares no jobs folder; files that "
         "go over it stay there, and the visitor is told which.",
     )
+    purge_expired: bool = Field(
+        True,
+        description="Whether jobs are deleted once their application's `retention_days` are over; pages and mail tell "
+        "the date.",
+    )
     misses_per_minute_per_ip: int = Field(
         60, ge=1, description="Unknown or forbidden job ids that one network address may try in a minute."
     )

@@ -1,4 +1,4 @@
-"""The commands about jobs: submit, jobs, show, cancel, reindex. They act as an administrator."""
+"""The commands about jobs: submit, jobs, show, cancel. They act as an administrator."""
 
 import time
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from portal.app import Parts, build_adoption
+from portal.app import Parts
 from portal.applications.parameters import Upload
 from portal.clock import utc_text
 from portal.commands.context import CommandContext, pass_context
@@ -215,19 +215,6 @@ def cancel(context: CommandContext, job_ids: Sequence[str], as_json: bool) -> No
     if as_json:
         say_json([_rest(parts, record) for record in records])
     if len(records) < len(dict.fromkeys(job_ids)):
-        raise click.exceptions.Exit(1)
-
-
-@click.command()
-@pass_context
-def reindex(context: CommandContext) -> None:
-    """Take up job directories unknown to the database.
-
-    Such as after it was restored from a copy; the dispatcher does the same with what is ten minutes old.
-    """
-    report = build_adoption(context.parts).adopt_orphans(older_than_seconds=0)
-    say(f"{report.adopted} taken up, {report.swept} leftovers removed, {report.unreadable} unreadable")
-    if report.unreadable:
         raise click.exceptions.Exit(1)
 
 

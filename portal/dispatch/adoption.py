@@ -7,7 +7,7 @@ restored from an older copy.
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import structlog
@@ -16,7 +16,7 @@ from sqlalchemy.exc import IntegrityError
 
 from portal.clock import Clock
 from portal.database import Database
-from portal.dispatch.restoration import insert_with_attempts
+from portal.dispatch.restoration import Portal, insert_with_attempts
 from portal.errors import StorageError
 from portal.jobs.directory import JobDirectory, JobsFolder
 from portal.jobs.job_config import JobConfig, read_job_config
@@ -41,6 +41,20 @@ class AdoptionReport:
     swept: int = 0
     unreadable: int = 0
     """Left alone: not the folder owner's, or not to be understood."""
+    renewed: int = 0
+    """Jobs of whom the files knew more than the database did."""
+    forgotten: int = 0
+    """Jobs of the database whose directories are gone."""
+    problems: list[str] = field(default_factory=list, compare=False)
+    """One line for each that is unreadable."""
+    compared: bool = field(default=False, compare=False)
+    """Whether the jobs that the database knows were looked at, too."""
+
+    def leave_alone(self, directory: JobDirectory, error: Exception) -> None:
+        """Count one that cannot be read, and say why."""
+        self.unreadable += 1
+        detail = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        self.problems.append(f"{directory.path}: {detail.removeprefix(f'{directory.path}/')}")
 
 
 class Adoption:
@@ -69,9 +83,7 @@ class Adoption:
                 raise
             except Exception as error:
                 # Whatever it is that one directory holds, the others are taken up.
-                report.unreadable += 1
-                detail = f"{type(error).__name__}: {error}"
-                log.warning("a job directory cannot be taken up", path=str(directory.path), error=detail)
+                report.leave_alone(directory, error)
         return report
 
     def _without_row(self) -> Iterator[JobDirectory]:
@@ -113,7 +125,8 @@ class Adoption:
         instance = self._folder.instance()
         try:
             with self._database.writing() as session:
-                insert_with_attempts(session, directory, config, application, instance, self._mail_domain)
+                portal = Portal(instance, self._mail_domain)
+                insert_with_attempts(session, directory, config, application, portal)
         except IntegrityError as error:
             with self._database.reading() as session:
                 twin = find_by_token(session, config.token)

@@ -11,10 +11,13 @@ import structlog
 
 from portal.dispatch.adoption import ADOPTION_SECONDS, Adoption
 from portal.dispatch.context import Dispatch
+from portal.dispatch.deletion import Deletion
 from portal.dispatch.doubts import resolve_doubts
 from portal.dispatch.evidence import Hearts
+from portal.dispatch.housekeeping import keep_house
 from portal.dispatch.polling import Memory, correct_late, poll
 from portal.dispatch.reconciliation import reconcile
+from portal.dispatch.report import StartReport
 from portal.dispatch.submission import submit_accepted
 from portal.dispatch.tidying import Tidying
 from portal.dispatch.wishes import Wishes
@@ -25,11 +28,14 @@ log = structlog.get_logger()
 
 LOOK_SECONDS = 0.5
 """How often the database is looked at for what was accepted or asked for."""
+HOUSEKEEPING_EVERY_SECONDS = 86_400.0
 ADOPT_EVERY_SECONDS = 60.0
 MAIL_STOP_SECONDS = 5.0
 """What a message under way gets at a stop. One that is cut off goes out again, with the same Message-ID."""
 CORRECT_EVERY_SECONDS = 30.0
 TIDY_EVERY_SECONDS = 600.0
+EXPIRE_EVERY_SECONDS = 600.0
+"""How often jobs are looked for that have been kept for as long as their applications say."""
 
 
 class Dispatcher:
@@ -42,6 +48,8 @@ class Dispatcher:
         self._memory = Memory(Hearts(dispatch.clock))
         self._wishes = Wishes(dispatch.clock)
         self._tidying = Tidying()
+        self._deletion = Deletion()
+        self._report = StartReport()
         self._due_seconds: dict[str, float] = {}
         self._is_reconciled = False
 
@@ -77,16 +85,24 @@ class Dispatcher:
         self._every(dispatch.settings.scheduler.poll_seconds, "poll", lambda: poll(dispatch, self._memory))
         self._every(CORRECT_EVERY_SECONDS, "correction", lambda: correct_late(dispatch, self._memory))
         self._every(ADOPT_EVERY_SECONDS, "adoption", self._adopt)
+        self._try("report", lambda: self._report.go_on(dispatch, self._memory))
+        self._try("deletion", lambda: self._deletion.carry_out(dispatch))
+        self._every(EXPIRE_EVERY_SECONDS, "retention", lambda: self._deletion.expire(dispatch))
+        self._every(HOUSEKEEPING_EVERY_SECONDS, "housekeeping", lambda: keep_house(dispatch))
         self._every(TIDY_EVERY_SECONDS, "tidying", lambda: self._tidying.tidy(dispatch))
 
     def _reconcile(self) -> None:
         mended = reconcile(self._dispatch)
+        self._report.begin(self._dispatch, mended)
         self._is_reconciled = True
         if mended:
             log.info("files that a predecessor left were mended", mended=mended)
 
     def _adopt(self) -> None:
         report = self._adoption.adopt_orphans(ADOPTION_SECONDS)
+        self._report.note_adoption(report)
+        for problem in report.problems:
+            log.warning("a job directory cannot be taken up", problem=problem)
         if report.adopted or report.swept:
             log.info("directories without a row", adopted=report.adopted, swept=report.swept)
 

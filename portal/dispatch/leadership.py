@@ -69,6 +69,15 @@ class Leadership:
             epoch = row.epoch
         self.epoch, self.previous_epoch = epoch, previous
 
+    @contextmanager
+    def keeping_others_out(self) -> Iterator[bool]:
+        """No dispatcher begins inside. It is False where one is at work; nothing is kept out then."""
+        is_held = self._try_lock()
+        try:
+            yield is_held
+        finally:
+            self.release()
+
     def require(self) -> None:
         """Raise StaleEpochError where a newer dispatcher is: before files are written, which no rollback undoes."""
         with self._database.reading() as session:

@@ -6,7 +6,7 @@ that is not the one that counts any more publishes nothing.
 
 import os
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from portal.dispatch.records import END_FIELDS, as_json, write_verdict
 from portal.jobs.directory import FILE_MODE, AttemptDirectory, JobDirectory
 from portal.jobs.job_files import read_tail
 from portal.jobs.models import Attempt, Job, JobResult
+from portal.jobs.retention import kept_until_after
 from portal.jobs.rows import new_attempt_row
 from portal.jobs.states import CORRECTABLE_REASONS, FailureReason, JobState
 from portal.jobs.store import Change, add_event, change_state
@@ -52,6 +53,8 @@ class _End:
     next_attempt: Attempt | None
     """The row of the attempt with which the job goes on, where it does."""
     corrects: bool
+    kept_until: datetime | None
+    """When the job is deleted, if this is how it ended."""
 
     @property
     def outcome(self) -> str:
@@ -82,7 +85,8 @@ def publish_end(
     answer = _find_answer(dispatch.attempt_directory(attempt), application) if _is_success(ended) else None
     reopens = not corrects and _reopens(dispatch, job, ended, application)
     next_attempt = _next_attempt(dispatch, attempt, ended, facts["node"]) if reopens else None
-    end = _End(ended, facts, status, answer, next_attempt, corrects)
+    kept_until = kept_until_after(dispatch.now(), application)
+    end = _End(ended, facts, status, answer, next_attempt, corrects, kept_until)
     _write_files(dispatch, job, attempt, end)
     with dispatch.leadership.writing() as session:
         row = session.get_one(Job, job.job_id)
@@ -229,6 +233,7 @@ def _verdict(attempt: Attempt, end: _End) -> dict[str, Any]:
         "peak_memory_mib": status.peak_memory_mib if status else None,
         "next_attempt": following.number if following else None,
         "next_excluded_nodes": following.excluded_nodes if following else [],
+        "kept_until": None if following else as_json(end.kept_until),
         **{name: as_json(end.facts[name]) for name in END_FIELDS},
     }
 
@@ -282,6 +287,7 @@ def _store_end(dispatch: Dispatch, session: Session, job: Job, attempt: Attempt,
     change = Change(now, ended.source, ended.detail, ended.by)
     change_state(session, job, attempt, ended.state, change, ended.failure_reason)
     job.started_at = attempt.started_at
+    job.kept_until = end.kept_until
     session.merge(
         JobResult(
             job_id=job.job_id,

@@ -105,8 +105,13 @@ def _verdict_of_row(record: JobRecord, attempt: Attempt) -> dict[str, Any]:
         "warning": result.warning if result else None,
         "next_attempt": following.number if following else None,
         "next_excluded_nodes": following.excluded_nodes if following else [],
+        **({"kept_until": as_json(record.job.kept_until)} if _is_the_end(record, attempt) else {}),
         **{name: as_json(getattr(attempt, name)) for name in END_FIELDS},
     }
+
+
+def _is_the_end(record: JobRecord, attempt: Attempt) -> bool:
+    return record.job.state.is_final and record.job.attempt_number == attempt.number
 
 
 def _origin(record: JobRecord, attempt: Attempt) -> dict[str, Any]:

@@ -1,33 +1,40 @@
-"""The rows of a job from its directory alone, with its attempts: how they were handed in and how they ended."""
+"""The rows of a job from its directory alone: how its attempts were handed in and how they ended, and what it is owed.
+
+Where the job has rows already, and they are older than its files, they are brought up to them.
+"""
 
 import os
+from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from portal.applications.definition import Application
 from portal.clock import parse_utc_text
 from portal.dispatch.records import moment, read_record
+from portal.dispatch.restored_history import AttemptFiles, add_history
 from portal.jobs.changes import read_changes
 from portal.jobs.directory import AttemptDirectory, JobDirectory
 from portal.jobs.job_config import JobConfig
-from portal.jobs.models import Attempt, Job, JobResult
+from portal.jobs.models import Attempt, Job, JobEvent, JobResult
 from portal.jobs.rows import insert_job, new_attempt_row
-from portal.jobs.states import FailureReason, JobState
-from portal.jobs.store import Change, add_event
-from portal.mail.outbox import owe_mail
+from portal.jobs.states import IN_SCHEDULER_STATES, FailureReason, JobState
+from portal.mail.restoration import restore_mail
 from portal.node import claim as claims
 from portal.people.sessions import remember_session
 
 
+@dataclass(frozen=True)
+class Portal:
+    """What the rows of every job need to know of the portal."""
+
+    instance: str
+    mail_domain: str
+
+
 def insert_with_attempts(
-    session: Session,
-    directory: JobDirectory,
-    config: JobConfig,
-    application: Application | None,
-    instance: str,
-    mail_domain: str,
+    session: Session, directory: JobDirectory, config: JobConfig, application: Application | None, portal: Portal
 ) -> None:
     """Add the rows of a directory that has none.
 
@@ -35,53 +42,76 @@ def insert_with_attempts(
     before anything else happens to it. Raises IntegrityError where its id or its token has a row, and ValueError
     where one of its files says what it cannot.
     """
-    job = insert_job(session, config, application, instance, source="directory")
+    job = insert_job(session, config, application, portal.instance, source="directory")
     if config.session_id is not None:
         remember_session(session, config.session_id, config.created_at)
-    _restore_wish(job, directory)
+    session.flush()
+    bring_up_to_files(session, job, directory, portal)
+
+
+def bring_up_to_files(session: Session, job: Job, directory: JobDirectory, portal: Portal) -> None:
+    """Let the rows of a job say what its directory says. Raises ValueError where a file says what it cannot."""
+    _restore_changes(job, directory)
     numbers = directory.attempt_numbers()
-    for number in numbers:
-        attempt = session.get(Attempt, (job.job_id, number))
-        if attempt is None:
-            attempt = new_attempt_row(job.job_id, number, instance, job.created_at)
-            session.add(attempt)
-        _restore(attempt, directory.attempt(number))
     if not numbers:
         return
+    known_until = session.scalar(select(func.max(JobEvent.at)).where(JobEvent.job_id == job.job_id))
+    files = [_restore_attempt(session, job, number, directory.attempt(number), portal) for number in numbers]
     session.flush()
-    last = session.get_one(Attempt, (job.job_id, numbers[-1]))
-    _give_up_older(session, job, last)
-    verdict = read_record(directory.attempt(last.number).verdict)
-    if verdict is not None and verdict.get("next_attempt") == last.number + 1:
-        _open_promised(session, job, last, verdict, instance)
+    last = files[-1]
+    _give_up_older(session, job, last.attempt)
+    before = job.state
+    opens_another = last.verdict is not None and last.verdict.get("next_attempt") == last.attempt.number + 1
+    if last.verdict is not None and opens_another:
+        files.append(_open_promised(session, job, last.attempt, last.verdict, portal.instance))
     else:
-        _point_at_last(session, job, last, verdict, mail_domain)
+        _point_at_last(session, job, last.attempt, last.verdict)
+    add_history(session, job, before, files, known_until)
+    for one in files:
+        restore_mail(session, job, one.attempt, directory.attempt(one.attempt.number), one.verdict, portal.mail_domain)
 
 
-def _restore_wish(job: Job, directory: JobDirectory) -> None:
-    asked_at = read_changes(directory).get("cancel_asked_at")
-    if isinstance(asked_at, str):
-        job.cancel_asked_at = parse_utc_text(asked_at)
-        job.cancel_asked_by = str(read_changes(directory).get("cancel_asked_by"))
+def _restore_changes(job: Job, directory: JobDirectory) -> None:
+    changes = read_changes(directory)
+    for wish in ("cancel", "delete"):
+        asked_at = changes.get(f"{wish}_asked_at")
+        if isinstance(asked_at, str) and getattr(job, f"{wish}_asked_at") is None:
+            setattr(job, f"{wish}_asked_at", parse_utc_text(asked_at))
+            setattr(job, f"{wish}_asked_by", str(changes.get(f"{wish}_asked_by")))
+            job.version += 1
+    generation = changes.get("key_generation")
+    if isinstance(generation, int) and job.key_generation < generation < 2**31:
+        job.key_generation = generation
 
 
-def _restore(attempt: Attempt, files: AttemptDirectory) -> None:
-    submission = read_record(files.submission)
+def _restore_attempt(session: Session, job: Job, number: int, files: AttemptDirectory, portal: Portal) -> AttemptFiles:
+    attempt = session.get(Attempt, (job.job_id, number))
+    if attempt is None:
+        attempt = new_attempt_row(job.job_id, number, portal.instance, job.created_at)
+        session.add(attempt)
+    submission, verdict = read_record(files.submission), read_record(files.verdict)
     if submission is not None:
-        attempt.scheduler_name = str(submission.get("scheduler_name") or attempt.scheduler_name)
-        attempt.scheduler_id = _text(submission.get("scheduler_id"))
-        attempt.cluster = str(submission.get("cluster") or "")
-        attempt.counts = bool(submission.get("counts", True))
-        attempt.excluded_nodes = _texts(submission.get("excluded_nodes"))
-        attempt.created_at = moment(submission, "created_at") or attempt.created_at
-        attempt.intent_at = moment(submission, "intent_at")
-        attempt.submitted_at = moment(submission, "submitted_at")
-        attempt.state = JobState.SUBMITTING
-    elif os.path.lexists(files.work / claims.FILE_NAME):
+        _restore_submission(attempt, submission)
+    elif attempt.state is JobState.ACCEPTED and os.path.lexists(files.work / claims.FILE_NAME):
         attempt.state = JobState.SUBMITTING  # somebody submitted job.sh by hand
-    verdict = read_record(files.verdict)
     if verdict is not None:
         _restore_verdict(attempt, verdict)
+    return AttemptFiles(attempt, verdict)
+
+
+def _restore_submission(attempt: Attempt, submission: dict[str, Any]) -> None:
+    scheduler_id = _text(submission.get("scheduler_id"))
+    is_known = attempt.state in IN_SCHEDULER_STATES and attempt.scheduler_id == scheduler_id
+    attempt.scheduler_name = str(submission.get("scheduler_name") or attempt.scheduler_name)
+    attempt.scheduler_id = scheduler_id
+    attempt.cluster = str(submission.get("cluster") or "")
+    attempt.counts = bool(submission.get("counts", True))
+    attempt.excluded_nodes = _texts(submission.get("excluded_nodes"))
+    attempt.created_at = moment(submission, "created_at") or attempt.created_at
+    attempt.intent_at = moment(submission, "intent_at")
+    attempt.submitted_at = moment(submission, "submitted_at")
+    if not is_known and not attempt.state.is_final:
+        attempt.state = JobState.SUBMITTING
 
 
 def _restore_verdict(attempt: Attempt, verdict: dict[str, Any]) -> None:
@@ -108,31 +138,29 @@ def _give_up_older(session: Session, job: Job, last: Attempt) -> None:
             attempt.state, attempt.failure_reason = JobState.FAILED, FailureReason.LOST
 
 
-def _open_promised(session: Session, job: Job, old: Attempt, verdict: dict[str, Any], instance: str) -> None:
+def _open_promised(session: Session, job: Job, old: Attempt, verdict: dict[str, Any], instance: str) -> AttemptFiles:
     """The attempt that the last verdict opened, and that was never prepared."""
-    excluded = _texts(verdict.get("next_excluded_nodes"))
-    opened_at = old.ended_at or job.created_at
-    session.add(new_attempt_row(job.job_id, old.number + 1, instance, opened_at, excluded_nodes=excluded))
-    job.attempt_number = old.number + 1
-    detail = f"{verdict.get('detail')} It goes in again."
-    add_event(session, job, job.state, Change(opened_at, "directory", detail, str(verdict.get("by"))))
+    number = old.number + 1
+    following = session.get(Attempt, (job.job_id, number))
+    if following is None:
+        excluded = _texts(verdict.get("next_excluded_nodes"))
+        opened_at = old.ended_at or job.created_at
+        following = new_attempt_row(job.job_id, number, instance, opened_at, excluded_nodes=excluded)
+        session.add(following)
+        session.flush()
+    _point_at_last(session, job, following, None)
+    return AttemptFiles(following, None)
 
 
-def _point_at_last(
-    session: Session, job: Job, attempt: Attempt, verdict: dict[str, Any] | None, mail_domain: str
-) -> None:
-    """The last attempt is the one that counts: its state is the job's, and its result and mail are restored."""
-    before = job.state
+def _point_at_last(session: Session, job: Job, attempt: Attempt, verdict: dict[str, Any] | None) -> None:
+    """The last attempt is the one that counts: its state is the job's, and its result is restored."""
     job.attempt_number = attempt.number
     job.state, job.failure_reason = attempt.state, attempt.failure_reason
     job.started_at, job.ended_at = attempt.started_at, attempt.ended_at
+    job.kept_until = moment(verdict, "kept_until") if verdict is not None else None
     if verdict is None:
-        if attempt.state is not before:
-            add_event(session, job, before, Change(job.created_at, "directory", "Its submission is looked up."))
         return
-    ended_at = attempt.ended_at or job.created_at
-    add_event(session, job, before, Change(ended_at, "directory", str(verdict.get("detail")), str(verdict.get("by"))))
-    session.add(
+    session.merge(
         JobResult(
             job_id=job.job_id,
             attempt_number=attempt.number,
@@ -142,9 +170,6 @@ def _point_at_last(
             peak_memory_mib=_number(verdict.get("peak_memory_mib")),
         )
     )
-    # The sender finds attempts/N/mail.sent where the mail went out, and sends what nobody sent.
-    outcome = "corrected" if verdict.get("outcome") == "corrected" else attempt.state.value
-    owe_mail(session, job, outcome, ended_at, mail_domain, ended_at)
 
 
 def _text(value: object) -> str | None:

@@ -17,6 +17,11 @@ def note_cancel_wish(directory: JobDirectory, at: datetime, by: str) -> None:
     _update(directory, {"cancel_asked_at": utc_text(at), "cancel_asked_by": by})
 
 
+def note_delete_wish(directory: JobDirectory, at: datetime, by: str) -> None:
+    """Write down that the job is to be deleted. Raises OSError."""
+    _update(directory, {"delete_asked_at": utc_text(at), "delete_asked_by": by})
+
+
 def read_changes(directory: JobDirectory) -> dict[str, Any]:
     """What has changed since acceptance; empty where nothing has, or where the file cannot be understood."""
     try:

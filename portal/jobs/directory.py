@@ -246,9 +246,25 @@ class JobsFolder:
 
     def sweep(self, directory: JobDirectory) -> None:
         """Remove a whole directory: renamed first, to a name that nobody adopts. Raises OSError."""
-        doomed = self.root / f"{_DELETED_PREFIX}{directory.job_id}"
-        directory.path.rename(doomed)
-        shutil.rmtree(doomed)
+        self.put_away(directory.job_id)
+        shutil.rmtree(self.put_away_path(directory.job_id))
+
+    def put_away_path(self, job_id: str) -> Path:
+        """Where a job's directory lies while it is being deleted: nobody adopts it there."""
+        return self.root / f"{_DELETED_PREFIX}{self.job(job_id).job_id}"
+
+    def put_away(self, job_id: str) -> None:
+        """The first step of a deletion, of a directory that is there. Raises OSError."""
+        self.job(job_id).path.rename(self.put_away_path(job_id))
+        fsync_folder(str(self.root))
+
+    def put_away_ids(self) -> list[str]:
+        """The ids of directories whose deletion has begun and has not ended. Raises StorageError."""
+        try:
+            names = [entry.name for entry in self.root.iterdir() if entry.name.startswith(_DELETED_PREFIX)]
+        except OSError as error:
+            raise storage_error(self.root, error) from error
+        return sorted(job_id for name in names if is_job_id(job_id := name.removeprefix(_DELETED_PREFIX)))
 
 
 def make_folder(folder: Path, mode: int) -> None:

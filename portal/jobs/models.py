@@ -39,12 +39,19 @@ class Job(Base):
     ended_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     cancel_asked_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     cancel_asked_by: Mapped[str | None]
+    kept_until: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    """Since it ended: when it is deleted, as its visitor was told. None where its application has gone."""
+    delete_asked_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    """From here on it looks to everybody as if it had gone; the dispatcher removes it."""
+    delete_asked_by: Mapped[str | None]
     version: Mapped[int] = mapped_column(default=1)
 
     __table_args__ = (
         Index("ix_jobs_state_created", "state", "created_at"),
         Index("ix_jobs_owner_created", "owner", "created_at"),
         Index("ix_jobs_session", "session_id"),
+        Index("ix_jobs_kept_until", "kept_until"),
+        Index("ix_jobs_delete_asked", "delete_asked_at"),
     )
 
 
@@ -178,6 +185,27 @@ class DispatcherEpoch(Base):
     holder: Mapped[str]
     """Host and process id of the dispatcher that took over last."""
     taken_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+class DispatcherReport(Base):
+    """What one dispatcher found when it took over: a row a take-over, of which the newest are kept."""
+
+    __tablename__ = "dispatcher_report"
+
+    row_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    at: Mapped[datetime] = mapped_column(UtcDateTime)
+    epoch: Mapped[int] = mapped_column(unique=True)
+    mended: Mapped[int]
+    """Jobs whose files were not as the database says."""
+    adopted: Mapped[int]
+    """Jobs that go on: seen alive in the scheduler, or taken up from a directory without a row."""
+    resubmitted: Mapped[int]
+    """Jobs that got a new attempt."""
+    lost: Mapped[int]
+    unreadable: Mapped[int]
+    """Job directories that could not be taken up."""
+    detail: Mapped[str]
+    """The same and more in one line, as the log has it."""
 
 
 class SchedulerHealth(Base):

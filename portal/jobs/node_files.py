@@ -6,6 +6,7 @@ once it is there, because jobs that wait in the queue were written for it; an up
 another one.
 """
 
+import contextlib
 import hashlib
 import io
 import os
@@ -14,7 +15,7 @@ import shutil
 import stat
 import tempfile
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -170,6 +171,9 @@ def _make_current(node_dir: Path, version: str) -> None:
     link = node_dir / CURRENT
     if link.is_symlink() and link.readlink() == Path(version):
         return
+    if link.is_symlink():
+        with contextlib.suppress(OSError):
+            os.utime(node_dir / link.readlink())  # out of use from now on: see remove_unused_versions
     temporary = node_dir / f".{CURRENT}.{secrets.token_hex(6)}"
     temporary.symlink_to(version)
     try:
@@ -178,3 +182,20 @@ def _make_current(node_dir: Path, version: str) -> None:
         temporary.unlink()
         raise
     fsync_folder(node_dir)
+
+
+def remove_unused_versions(jobs_dir: Path, needed: Collection[str], before_seconds: float) -> list[str]:
+    """Remove versions that are not needed and were last current before then; their names. Raises OSError.
+
+    What a cut-off installation left goes as well.
+    """
+    node_dir = jobs_dir / NODE_FOLDER
+    current = os.readlink(node_dir / CURRENT)
+    removed = []
+    for folder in sorted(node_dir.iterdir()):
+        facts = folder.lstat()
+        is_old = stat.S_ISDIR(facts.st_mode) and facts.st_mtime < before_seconds
+        if is_old and folder.name != current and folder.name not in needed:
+            shutil.rmtree(folder)
+            removed.append(folder.name)
+    return removed

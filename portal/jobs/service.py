@@ -1,5 +1,7 @@
 """What people may ask of jobs: submit, look, cancel. Pages, the API and the command all come through here."""
 
+from collections.abc import Sequence
+
 from portal.applications.catalog import Catalog
 from portal.applications.definition import Application
 from portal.clock import Clock
@@ -8,6 +10,7 @@ from portal.errors import ConflictError, DefinitionError, ForbiddenError, NotFou
 from portal.jobs import changes
 from portal.jobs.acceptance import Acceptance, Accepted, Submission
 from portal.jobs.access import Viewer
+from portal.jobs.deletion import Expired, expired_jobs, note_delete_wish
 from portal.jobs.directory import JobsFolder, storage_error
 from portal.jobs.ids import is_job_id
 from portal.jobs.job_files import JobFile, open_job_file
@@ -46,7 +49,7 @@ class JobService:
         if is_job_id(job_id):
             with self.database.reading() as session:
                 record = load_record(session, job_id)
-            if record is not None:
+            if record is not None and record.job.delete_asked_at is None:
                 return record
         raise job_not_found()
 
@@ -94,6 +97,29 @@ class JobService:
         if record.job.cancel_asked_at is None:
             self._store_cancel_wish(job_id, viewer.name_for(record.job))
         return self.record(job_id)
+
+    def ask_delete(self, viewer: Viewer, job_id: str) -> None:
+        """Let the job be gone: from now on nobody finds it, and the dispatcher removes its rows and files.
+
+        Raises NotFoundError, ForbiddenError for somebody who may only look, ConflictError where it has not ended, and
+        StorageError.
+        """
+        record = self.record_for(viewer, job_id)
+        if not viewer.may_change(record.job, self.keys):
+            raise ForbiddenError("This link shows the job; only who sent it in may delete it.")
+        now = self._clock.now_utc()
+        note_delete_wish(self.database, self.folder, job_id, now, viewer.name_for(record.job))
+
+    def expired(self, limit: int | None = None) -> Sequence[Expired]:
+        """The jobs that have been kept for as long as their applications say, the oldest first."""
+        with self.database.reading() as session:
+            return expired_jobs(session, self._clock.now_utc(), limit)
+
+    def delete_expired(self, jobs: Sequence[Expired], by: str) -> int:
+        """Ask for the end of these; how many it was. Raises StorageError; those before are asked for then."""
+        for job in jobs:
+            note_delete_wish(self.database, self.folder, job.job_id, self._clock.now_utc(), by)
+        return len(jobs)
 
     def _store_cancel_wish(self, job_id: str, by: str) -> None:
         now = self._clock.now_utc()

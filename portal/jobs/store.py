@@ -77,7 +77,9 @@ def _by_job(rows: Iterable[RowT]) -> defaultdict[str, list[RowT]]:
 
 def newest_job_ids(session: Session, limit: int, *, browser_session_id: str | None = None) -> list[str]:
     """The newest jobs first: all, or those that one browser session sent in."""
-    query = select(Job.job_id).order_by(Job.created_at.desc(), Job.job_id).limit(limit)
+    query = (
+        select(Job.job_id).where(Job.delete_asked_at.is_(None)).order_by(Job.created_at.desc(), Job.job_id).limit(limit)
+    )
     if browser_session_id is not None:
         query = query.where(Job.session_id == browser_session_id)
     return list(session.scalars(query))

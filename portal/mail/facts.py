@@ -13,6 +13,7 @@ from portal.jobs import words
 from portal.jobs.job_files import read_tail
 from portal.jobs.keys import Keys, Purpose
 from portal.jobs.models import Job
+from portal.jobs.retention import shown_date
 from portal.jobs.states import JobState
 from portal.jobs.store import JobRecord
 from portal.jobs.view import results_url
@@ -62,6 +63,7 @@ class Site:
             advice=_CORRECTION_FOLLOWS if corrected_since else _advice(seen, record.job),
             ended_utc=seen.attempt.ended_at,
             run_seconds=_run_seconds(seen),
+            kept_until_utc=shown_date(record.job, purges=self.settings.limits.purge_expired),
             answer=seen.result.answer if seen.result and has_succeeded else None,
             warning=seen.result.warning if seen.result and not corrected_since else None,
             scheduler_facts="" if corrected_since else words.scheduler_facts(seen),

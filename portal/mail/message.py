@@ -59,6 +59,8 @@ class MailFacts:
     created_utc: datetime
     ended_utc: datetime | None = None
     run_seconds: float | None = None
+    kept_until_utc: datetime | None = None
+    """When the job and its files are deleted, where the portal does that."""
     answer: str | None = None
     warning: str | None = None
     advice: str = ""
@@ -208,6 +210,7 @@ def _context(facts: MailFacts) -> dict[str, object]:
         "error_lines": visible(facts.error_text[-ERROR_TEXT_MAX_CHARACTERS:]).strip("\n").splitlines(),
         "created": _time_words(facts.created_utc),
         "ended": _time_words(facts.ended_utc) if facts.ended_utc else "",
+        "kept_until": f"{facts.kept_until_utc.astimezone(UTC):%Y-%m-%d}" if facts.kept_until_utc else "",
         "ran_for": "" if facts.run_seconds is None else duration_words(facts.run_seconds),
     }
 

@@ -49,7 +49,8 @@ _TRIAL_OPTION = _options(
 )
 _CANCEL_OPTION = re.compile("--name={}".format(_NAME))
 _JOB_ID = re.compile(_ID)
-_WORK_FOLDER = re.compile("{}/work".format(_ATTEMPT))
+# A job that is being deleted was renamed first.
+_WORK_FOLDER = re.compile("(?:{}|{})/work".format(_ATTEMPT, _ATTEMPT.replace("job-", r"\.deleted-", 1)))
 _SCRIPT = re.compile(r"({})/job\.sh".format(_ATTEMPT))
 
 

@@ -69,12 +69,35 @@ def _open_folder(parent: int, name: str) -> int:
     try:
         descriptor = os.open(name, _FOLDER_FLAGS, dir_fd=parent)
     except PermissionError:
-        # There is no chmod that does not follow links; what a link could point to here is the account's own.
-        os.chmod(name, 0o700, dir_fd=parent)
+        _let_in(parent, name)
         descriptor = os.open(name, _FOLDER_FLAGS, dir_fd=parent)
     try:
+        if _mount_of(descriptor) != _mount_of(parent):
+            raise OSError(errno.EXDEV, "another file system is mounted there", name)
         os.fchmod(descriptor, 0o700)
     except PermissionError:
         # Another account's. It may be writable for the group all the same.
         pass
+    except BaseException:
+        os.close(descriptor)
+        raise
     return descriptor
+
+
+def _let_in(parent: int, name: str) -> None:
+    """Let its owner into a folder; a link that has taken its place meanwhile is not followed."""
+    held = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    try:
+        # There is no chmod of such a descriptor itself, and none of a name that does not follow links.
+        os.chmod("/proc/self/fd/{}".format(held), 0o700)
+    finally:
+        os.close(held)
+
+
+def _mount_of(descriptor: int) -> str:
+    """What tells one mount from another, also where a part of the same file system is mounted once more."""
+    with open("/proc/self/fdinfo/{}".format(descriptor)) as facts:
+        for line in facts:
+            if line.startswith("mnt_id:"):
+                return line
+    return ""

@@ -8,6 +8,7 @@ import hashlib
 import secrets
 from datetime import datetime, timedelta
 
+from sqlalchemy import delete
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from portal.database import Base, Database, UtcDateTime
@@ -62,3 +63,8 @@ def keep_session(database: Database, session_id: str, now: datetime) -> None:
     """Make sure that the session has a row that lasts from now, in a transaction of its own."""
     with database.writing() as session:
         remember_session(session, session_id, now)
+
+
+def forget_expired(session: Session, now: datetime) -> None:
+    """Drop the sessions that let nobody in any more."""
+    session.execute(delete(BrowserSession).where(BrowserSession.expires_at <= now))

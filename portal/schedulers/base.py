@@ -250,5 +250,9 @@ class Scheduler(ABC):
         """Why it would not take each, in its own words, or None; nothing is handed in. Raises SchedulerError."""
         return [None for _ in specs]
 
+    def forget_ended(self, before: datetime, needed: Collection[str]) -> int:  # noqa: ARG002  # others keep their own
+        """Drop what the portal itself keeps of jobs that ended before then, but for these names; how many it was."""
+        return 0
+
     def close(self) -> None:  # noqa: B027  # most backends hold nothing
         """Let go of connections and sessions; harmless when called twice."""

@@ -124,6 +124,16 @@ class LocalScheduler(Scheduler):
         detail = f"{len(slots)} compute client{'s' if len(slots) > 1 else ''} with {sum(slots)} slots"
         return Health(True, detail, running, waiting)
 
+    def forget_ended(self, before: datetime, needed: Collection[str]) -> int:
+        """Drop rows of the history. A name that is needed is one that may still be looked up or handed in again."""
+        with self._database.reading() as session:
+            old = session.execute(select(EndedJob.queue_id, EndedJob.name).where(EndedJob.ended_at < before)).all()
+        doomed = [row[0] for row in old if row[1] not in needed]
+        for start in range(0, len(doomed), _CHUNK):
+            with self._database.writing() as session:
+                session.execute(delete(EndedJob).where(EndedJob.queue_id.in_(doomed[start : start + _CHUNK])))
+        return len(doomed)
+
     def _end_dead_leases(self) -> None:
         """A client whose heart has stood still for the length of a lease is dead, and its program died with it."""
         now_seconds = self._clock.monotonic_seconds()

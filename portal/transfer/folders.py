@@ -5,9 +5,10 @@ Evidence and results are always read from this machine's `attempts/N/work/`. Whe
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 
 from portal.errors import SchedulerError
 from portal.jobs.directory import AttemptDirectory, JobDirectory, JobsFolder
@@ -51,6 +52,8 @@ class NodeFolders(ABC):
     """Its paths as scripts, the scheduler and the nodes have them."""
     node_files: NodeFiles
     """The wrapper and the programs, by their paths there."""
+    empty_as_jobs: Callable[[Sequence[Path]], None] | None = None
+    """Empties `work/` folders on this machine as the account that jobs run as; None where that is the portal's own."""
 
     def begin_round(self) -> None:  # noqa: B027  # where nothing is copied there is nothing to limit
         """From now on a round's time runs, after which `send` and `bring` put off what takes longer."""
@@ -108,9 +111,15 @@ class NodeFolders(ABC):
 class SharedFolders(NodeFolders):
     """One file system for all: nodes see what the portal writes, and the other way round."""
 
-    def __init__(self, folder: JobsFolder, node_files: NodeFiles) -> None:
+    def __init__(
+        self,
+        folder: JobsFolder,
+        node_files: NodeFiles,
+        empty_as_jobs: Callable[[Sequence[Path]], None] | None = None,
+    ) -> None:
         self.folder = folder
         self.node_files = node_files
+        self.empty_as_jobs = empty_as_jobs
 
     def send(self, attempts: Sequence[tuple[JobDirectory, AttemptDirectory]]) -> list[Sent]:
         """They are there."""

@@ -64,5 +64,13 @@ def cancel(job_id: str) -> Response:
     return jsonify(_job(web().jobs.ask_cancel(api_viewer(), job_id)))
 
 
+@blueprint.delete("/jobs/<job_id>")
+def delete(job_id: str) -> ResponseReturnValue:
+    """Delete the job with its files: 204, and from then on it is not found."""
+    find_job(api_viewer(), job_id)
+    web().jobs.ask_delete(api_viewer(), job_id)
+    return "", HTTPStatus.NO_CONTENT
+
+
 def _job(record: JobRecord) -> dict[str, Any]:
     return rest_object(record, web().jobs.outputs(record), web().jobs.base_url)

@@ -9,6 +9,7 @@ from portal.jobs import words
 from portal.jobs.access import Viewer
 from portal.jobs.job_files import file_size, read_tail
 from portal.jobs.models import JobInput
+from portal.jobs.retention import shown_date
 from portal.jobs.sizes import size_in_words
 from portal.jobs.states import JobState
 from portal.jobs.store import JobRecord
@@ -73,6 +74,9 @@ class JobPage:
     outputs: list[Output]
     results: str
     may_cancel: bool
+    may_delete: bool
+    kept_until: datetime | None
+    """When it is deleted by itself, where that is so."""
     scheduler: SchedulerStatus
     tag: str
     """What the page's script tells the portal that it shows already."""
@@ -118,6 +122,8 @@ def build_job_page(record: JobRecord, viewer: Viewer) -> JobPage:
         outputs=[output for output in outputs if output.size_bytes or output.path not in (OUTPUT, ERROR_OUTPUT)],
         results=render_results(application, record, outputs),
         may_cancel=_may_cancel(record, viewer),
+        may_delete=job.state.is_final and viewer.may_change(job, web().keys),
+        kept_until=shown_date(job, purges=web().settings.limits.purge_expired),
         scheduler=scheduler,
         tag=job_state(record, scheduler).tag,
     )

@@ -1,4 +1,4 @@
-"""The pages of jobs: one job, its state for the page's script, the wish to cancel it, and the visitor's own list."""
+"""The pages of jobs: one job, its state for the page's script, the wishes to cancel or delete it, and the own list."""
 
 from flask import Blueprint, Response, make_response, redirect, request, url_for
 from flask.typing import ResponseReturnValue
@@ -19,7 +19,9 @@ blueprint = Blueprint("jobs", __name__)
 @blueprint.get("/jobs")
 def mine() -> str:
     """The jobs that this browser sent in, newest first."""
-    return render_page("jobs.html", rows=build_job_list(browser_viewer()))
+    deleted = request.args.get("deleted", "")
+    rows = build_job_list(browser_viewer())
+    return render_page("jobs.html", rows=rows, deleted=deleted if is_job_id(deleted) else "")
 
 
 @blueprint.get("/jobs/<job_id>")
@@ -52,6 +54,25 @@ def cancel(job_id: str) -> ResponseReturnValue:
     find_job(viewer, job_id)
     web().jobs.ask_cancel(viewer, job_id)
     return redirect(url_for("jobs.page", job_id=job_id), 303)
+
+
+@blueprint.get("/jobs/<job_id>/delete")
+def confirm_delete(job_id: str) -> ResponseReturnValue:
+    """Ask whether the job is really to be deleted: it cannot be brought back."""
+    viewer = browser_viewer()
+    job_page = build_job_page(find_job(viewer, job_id), viewer)
+    if not job_page.may_delete:
+        return redirect(url_for("jobs.page", job_id=job_id))
+    return render_page("delete.html", page=job_page)
+
+
+@blueprint.post("/jobs/<job_id>/delete")
+def delete(job_id: str) -> ResponseReturnValue:
+    """Delete the job, and show the others."""
+    viewer = browser_viewer()
+    find_job(viewer, job_id)
+    web().jobs.ask_delete(viewer, job_id)
+    return redirect(url_for("jobs.mine", deleted=job_id), 303)
 
 
 @blueprint.get("/results")
