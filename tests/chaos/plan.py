@@ -64,12 +64,17 @@ class Submission:
     key: str
     """The Idempotency-Key: the same job however often it has to be sent."""
     email: str
+    on_node_failure: str
+    """What the application's policy says: resubmit or hold."""
     what: str
     run_seconds: int
 
 
 def plan_submissions(seed: int, seconds: float, jobs_per_second: float) -> list[Submission]:
-    """The jobs of the run, in order: nine in ten are to succeed, one in ten fails by itself."""
+    """The jobs of the run, in order: nine in ten are to succeed, one in ten fails by itself.
+
+    A quarter is held, and not run again, where its node dies.
+    """
     source = random.Random(f"{seed} submissions")
     submissions: list[Submission] = []
     at_seconds = 0.0
@@ -79,6 +84,7 @@ def plan_submissions(seed: int, seconds: float, jobs_per_second: float) -> list[
                 at_seconds=round(at_seconds, 2),
                 key=f"chaos-{seed}-submission-{len(submissions):06d}",
                 email=f"person{source.randrange(5)}@example.org",
+                on_node_failure="hold" if source.random() < 0.25 else "resubmit",
                 what="fail" if source.random() < 0.1 else "succeed",
                 run_seconds=source.choice((0, 1, 2, 5, 15)),
             )

@@ -21,7 +21,7 @@ from tests.chaos.table import JobFacts, Owed
 from tests.contract.sites import SshSite
 from tests.slurm_cluster import SlurmCluster
 
-APPLICATION = "chaos"
+POLICIES = ("resubmit", "hold")
 _DEFINITION = """
 title = "Chaos"
 [[parameters]]
@@ -40,7 +40,7 @@ memory_mib = 50
 file = "output.txt"
 pattern = 'The answer is: (\\d+)'
 [policy]
-on_node_failure = "resubmit"
+on_node_failure = "{policy}"
 max_attempts = 3
 """
 _PROGRAM = """
@@ -62,10 +62,11 @@ class ChaosSite(SshSite):
         super().__init__(folder, cluster)
 
     def _write_application(self) -> None:
-        application = self.folder / "templates" / APPLICATION
-        application.mkdir(parents=True)
-        (application / "application.toml").write_text(_DEFINITION)
-        (application / "program.sh.j2").write_text(_PROGRAM.format(witness=self.witness.path))
+        for policy in POLICIES:
+            application = self.folder / "templates" / f"chaos_{policy}"
+            application.mkdir(parents=True)
+            (application / "application.toml").write_text(_DEFINITION.format(policy=policy))
+            (application / "program.sh.j2").write_text(_PROGRAM.format(witness=self.witness.path))
 
     def _environment(self) -> dict[str, str]:
         address = f"127.0.0.1:{self.web_port}"
@@ -109,7 +110,8 @@ class ChaosSite(SshSite):
     def send_in(self, submission: Submission) -> str | None:
         """The id of the job once the web server says that it is accepted; None where nobody said so."""
         inputs = {"what": submission.what, "seconds": submission.run_seconds}
-        body = {"application": APPLICATION, "inputs": inputs, "email": submission.email}
+        application = f"chaos_{submission.on_node_failure}"
+        body = {"application": application, "inputs": inputs, "email": submission.email}
         request = urllib.request.Request(
             f"http://127.0.0.1:{self.web_port}/api/v1/jobs",
             data=json.dumps(body).encode(),
