@@ -36,7 +36,9 @@ def sentence(row: MailOutbox, now: datetime) -> str:
     if row.last_error is not None:
         return f"The mail to {recipient} could not be sent yet, and is tried again{_when(row, now)}."
     if max(row.created_at, row.next_try_at) + _AT_ONCE < now or row.next_try_at > now + _AT_ONCE:
-        return f"The mail to {recipient} waits for others to go out first, and has not been sent yet{_when(row, now)}."
+        return (
+            f"The mail to {recipient} has not been sent yet; it waits for the mail server or a limit{_when(row, now)}."
+        )
     return f"The mail to {recipient} is about to be sent."
 
 

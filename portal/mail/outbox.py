@@ -192,9 +192,10 @@ class OutboxSender:
         except MailError as error:
             if not error.server_is_away:
                 self._silences = 0
-            if parcel.is_new and not error.may_have_gone_out and not error.permanent:
-                self._parcels.withdraw(parcel)
             self._note_mail_error(parcel, error)
+            # After a commit of ours, which a newer dispatcher would have refused: the files are not its own then.
+            if parcel.is_new and error.was_not_taken and not error.permanent:
+                self._parcels.withdraw(parcel)
             return False
         except Exception as error:
             log.exception("a message could not be handed over", **parcel.names)

@@ -34,8 +34,8 @@ class Transport(Protocol):
         """Hand the message over; at return somebody else answers for it.
 
         Raises MailError where that failed: `permanent` where trying again is in vain, `server_is_away` where no other
-        message would fare better, and `may_have_gone_out` where it may in fact have been taken, with the answer lost
-        on the way: its Message-ID tells the repeat.
+        message would fare better, and `was_not_taken` where that is certain. Else it may in fact have gone out, with
+        the answer lost on the way: its Message-ID tells the repeat.
         """
         ...
 
@@ -57,7 +57,7 @@ class FolderTransport:
                 "The mail folder cannot be written.",
                 log_detail=f"{self.folder}: {error.strerror or error}",
                 server_is_away=not path.exists(),
-                may_have_gone_out=path.exists(),
+                was_not_taken=not path.exists(),
             ) from error
 
     def _make_folder(self) -> None:
@@ -107,7 +107,7 @@ class SmtpTransport:
         """
         outgoing = _outgoing(message)
         if not (outgoing.sender and outgoing.recipients):
-            raise MailError("The message has no sender or no recipient.", permanent=True)
+            raise MailError("The message has no sender or no recipient.", permanent=True, was_not_taken=True)
         password = self._password()
         in_conversation = False
         try:
@@ -141,6 +141,7 @@ class SmtpTransport:
                 "The mail server's password cannot be read.",
                 log_detail=f"mail.smtp_password_file: {error}",
                 server_is_away=True,
+                was_not_taken=True,
             ) from error
         if not password or not (password + self._user).isascii():
             raise MailError(
@@ -148,6 +149,7 @@ class SmtpTransport:
                 log_detail=f"mail.smtp_password_file: {self._password_file} should hold a password in ASCII, "
                 "and mail.smtp_user should be ASCII",
                 server_is_away=True,
+                was_not_taken=True,
             )
         return password
 
@@ -194,6 +196,7 @@ def _hand_over(server: smtplib.SMTP, outgoing: _Outgoing) -> None:
                 "The mail server cannot send to or from an address with letters beyond ASCII.",
                 log_detail="it does not offer SMTPUTF8",
                 permanent=True,
+                was_not_taken=True,
             )
         options = ["SMTPUTF8", "BODY=8BITMIME"]
     server.sendmail(outgoing.sender, outgoing.recipients, outgoing.data, mail_options=options)
@@ -214,7 +217,9 @@ def _mail_error(error: OSError, server: str, *, in_conversation: bool) -> MailEr
         return _refusal(sentence, server, error.smtp_code, error.smtp_error, can_be_permanent=False)
     if isinstance(error, smtplib.SMTPResponseException):
         detail = _said(server, error.smtp_code, error.smtp_error)
-        return MailError("The mail server refuses to work for us.", log_detail=detail, server_is_away=True)
+        return MailError(
+            "The mail server refuses to work for us.", log_detail=detail, server_is_away=True, was_not_taken=True
+        )
     if isinstance(error, ssl.SSLError):
         sentence = "The mail server cannot be reached securely."
     elif isinstance(error, smtplib.SMTPNotSupportedError):
@@ -225,7 +230,7 @@ def _mail_error(error: OSError, server: str, *, in_conversation: bool) -> MailEr
         sentence,
         log_detail=f"{server}: {visible(str(error))}",
         server_is_away=not in_conversation,
-        may_have_gone_out=in_conversation,
+        was_not_taken=not in_conversation,
     )
 
 
@@ -236,6 +241,7 @@ def _refusal(sentence: str, server: str, code: int, text: bytes | str, *, can_be
         log_detail=_said(server, code, text),
         permanent=can_be_permanent and 500 <= code < 600 and not is_ours,
         server_is_away=is_ours or code == _CLOSING,
+        was_not_taken=True,
     )
 
 

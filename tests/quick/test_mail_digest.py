@@ -20,9 +20,9 @@ from portal.node.durable import write_durably
 from portal.settings import MailSection
 from tests.mail_bench import Bench, KeptMail, html_text, plain_text
 
-NOT_NOW = MailError("The mail server does not take the address.", log_detail="451 greylisted")
-AWAY = MailError("The mail server does not answer.", server_is_away=True)
-NO_ANSWER = MailError("The mail server does not answer.", may_have_gone_out=True)
+NOT_NOW = MailError("The mail server does not take the address.", log_detail="451 greylisted", was_not_taken=True)
+AWAY = MailError("The mail server does not answer.", server_is_away=True, was_not_taken=True)
+NO_ANSWER = MailError("The mail server does not answer.")
 
 
 @pytest.fixture

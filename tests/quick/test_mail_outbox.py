@@ -132,7 +132,7 @@ def test_what_failed_for_now_is_tried_again_ever_more_rarely(bench: Bench, mail:
 def test_what_may_have_gone_out_is_repeated_to_the_byte(bench: Bench, mail: KeptMail) -> None:
     bench.done_job()
     sender = bench.sender(mail)
-    mail.refusal = MailError("The mail server does not answer.", may_have_gone_out=True)
+    mail.refusal = MailError("The mail server does not answer.")
     assert sender.send_due() == 0
     first_try = bench.attempt(bench.row().job_id).mail.read_bytes()
     mail.refusal = None
@@ -269,7 +269,7 @@ def test_a_correction_waits_for_what_it_corrects(bench: Bench, mail: KeptMail) -
     bench.move(job_id, JobState.FAILED, FailureReason.LOST)
     bench.owe(job_id, "failed")
     sender = bench.sender(mail)
-    mail.refusal = MailError("The mail server does not answer.", may_have_gone_out=True)
+    mail.refusal = MailError("The mail server does not answer.")
     sender.send_due()
     mail.refusal = None
     bench.move(job_id, JobState.SUCCEEDED, answer="4")

@@ -380,7 +380,7 @@ def mail_row(portal: WebPortal, job_id: str, **values: object) -> MailOutbox:
         ),
         (
             {"created_at": LONG_AGO, "next_try_at": LONG_AGO},
-            "waits for others to go out first, and has not been sent yet.",
+            "has not been sent yet; it waits for the mail server or a limit.",
         ),
         (
             {"refused_at": MOMENT, "last_error": "550 (mail.example.org:25)"},
