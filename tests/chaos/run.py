@@ -56,38 +56,41 @@ class FaultLog:
 class Saboteur:
     """Carries out the plan, each target in a thread of its own, and starts what ended by itself, as systemd would."""
 
-    def __init__(self, site: ChaosSite, cluster: SlurmCluster, log: FaultLog) -> None:
+    def __init__(self, site: ChaosSite, cluster: SlurmCluster, log: FaultLog, stop: threading.Event) -> None:
         self._site = site
         self._cluster = cluster
         self._log = log
+        self._stop = stop
         self._down: set[str] = set()
         self.faults = 0
         self.failures: list[str] = []
 
     def carry_out(self, faults: list[Fault], until_seconds: float) -> None:
         """Return when the last target is up again."""
-        stop = threading.Event()
-        keeper = threading.Thread(target=self._keep_up, args=(stop,))
-        threads = [
-            threading.Thread(target=self._all_of, args=([fault for fault in faults if fault.target == target.name],))
-            for target in TARGETS
-        ]
-        for thread in (keeper, *threads):
-            thread.start()
+        by_target = [[fault for fault in faults if fault.target == target.name] for target in TARGETS]
+        threads = [threading.Thread(target=self._all_of, args=(mine,)) for mine in by_target]
         for thread in threads:
-            thread.join()
-        stop.wait(max(0.0, until_seconds - self._log.seconds))
-        stop.set()
-        keeper.join()
+            thread.start()
+        try:
+            while self._log.seconds < until_seconds or any(thread.is_alive() for thread in threads):
+                time.sleep(1)
+                self._keep_up()
+        except BaseException:
+            self._stop.set()
+            raise
+        finally:
+            for thread in threads:
+                thread.join()
 
     def _all_of(self, faults: list[Fault]) -> None:
         for fault in faults:
-            time.sleep(max(0.0, fault.at_seconds - self._log.seconds))
+            if self._stop.wait(max(0.0, fault.at_seconds - self._log.seconds)):
+                return
             name = f"{fault.target} {fault.node}".strip()
             self._down.add(fault.target)
             self._try(f"kill {name}{' and say so' if fault.slurm_is_told else ''}", partial(self._kill, fault))
             self.faults += 1
-            time.sleep(fault.outage_seconds)
+            self._stop.wait(fault.outage_seconds)
             self._try(f"start {name}", partial(self._start, fault))
             self._down.discard(fault.target)
 
@@ -116,20 +119,20 @@ class Saboteur:
         else:
             self._cluster.start_daemon(fault.target)
 
-    def _keep_up(self, stop: threading.Event) -> None:
-        while not stop.wait(1):
-            for name in PROCESSES:
-                if name not in self._down and self._site.has_ended(name):
-                    self._log.note(f"{name} had ended by itself, and is started")
-                    self._site.start_process(name)
+    def _keep_up(self) -> None:
+        for name in PROCESSES:
+            if name not in self._down and self._site.has_ended(name):
+                self._log.note(f"{name} had ended by itself, and is started")
+                self._site.start_process(name)
 
 
 class Visitors:
     """Send jobs in at their times, each again and again until the web server has said that it is accepted."""
 
-    def __init__(self, site: ChaosSite, log: FaultLog, submissions: list[Submission]) -> None:
+    def __init__(self, site: ChaosSite, log: FaultLog, submissions: list[Submission], stop: threading.Event) -> None:
         self._site = site
         self._log = log
+        self._stop = stop
         self._waiting: queue.SimpleQueue[Submission | None] = queue.SimpleQueue()
         for submission in submissions:
             self._waiting.put(submission)
@@ -152,14 +155,17 @@ class Visitors:
 
     def _send_all(self) -> None:
         while (submission := self._waiting.get()) is not None:
-            time.sleep(max(0.0, submission.at_seconds - self._log.seconds))
+            self._stop.wait(max(0.0, submission.at_seconds - self._log.seconds))
+            if self._stop.is_set():
+                return
             self._send(submission)
 
     def _send(self, submission: Submission) -> None:
         try:
             while (job_id := self._site.send_in(submission)) is None:
                 self.repeats += 1
-                time.sleep(_RETRY_SECONDS)
+                if self._stop.wait(_RETRY_SECONDS):
+                    return
         except AssertionError as error:
             self.refused.append(submission.key)
             self._log.note(f"{submission.key}: {error}")
@@ -207,9 +213,12 @@ def run(seconds: float, seed: int, jobs_per_second: float) -> int:
             site.start_process(name)
         log = FaultLog(file)
         log.note(f"seed {seed}, {seconds:g} seconds, {jobs_per_second:g} jobs a second")
-        visitors = Visitors(site, log, submissions)
+        stop = threading.Event()
+        visitors = Visitors(site, log, submissions, stop)
         visitors.start()
-        saboteur = Saboteur(site, cluster, log)
+        stack.callback(visitors.join)
+        stack.callback(stop.set)  # before all else at the end: nothing is started again after it was taken down
+        saboteur = Saboteur(site, cluster, log, stop)
         saboteur.carry_out(faults, seconds)
         missing = settle(site, cluster, visitors, log)
         lines = count(site.facts(visitors.accepted))
