@@ -6,7 +6,7 @@ SHELL_SCRIPTS := .ci/run $(wildcard bin/* deploy/*.sh deploy/*/*.sh deploy/*/*/*
 # More than there are CPUs: most of a test's time is spent waiting for processes.
 TEST_WORKERS ?= 4
 
-.PHONY: help setup demo demo-slurm demo-drmaa serve test test-quick check packages clean
+.PHONY: help setup demo demo-slurm demo-drmaa serve test test-quick chaos check packages clean
 
 help:
 	@echo 'make demo        run one job through the portal, from the web form to the mail'
@@ -15,6 +15,7 @@ help:
 	@echo 'make serve       serve on http://127.0.0.1:8080, data in ./data'
 	@echo 'make test        all tests; as root it installs the Debian packages that they need'
 	@echo 'make test-quick  the tests that need no servers: less than a minute'
+	@echo 'make chaos       jobs on a real Slurm while everything is killed at random: MINUTES=10, SEED=… (root, Debian 12)'
 	@echo 'make check       linters, types, import rules'
 
 setup: $(READY)
@@ -46,6 +47,12 @@ test: setup packages
 
 test-quick: setup
 	$(VENV)/bin/pytest -q -n 2 -m 'not daemon'
+
+# Each SEED is one plan of jobs and faults.
+MINUTES ?= 10
+chaos: setup packages
+	$(VENV)/bin/python -m tests.chaos.run --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) \
+	  $(if $(JOBS_PER_SECOND),--jobs-per-second $(JOBS_PER_SECOND))
 
 check: setup packages
 	$(VENV)/bin/ruff check .

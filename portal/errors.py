@@ -107,9 +107,21 @@ class SchedulerError(PortalError):
 class MailError(PortalError):
     """A message could not be handed over.
 
-    `permanent` is true where the server said that it will never take it (5xx), so that it is not tried again.
+    `permanent`: the server said that it will never take it (5xx), so that it is not tried again. `server_is_away`: no
+    server could be talked to, so that no other message would fare better. `was_not_taken`: it has certainly not gone
+    out; without it the answer may have been lost, so that a repeat has to be the very same message.
     """
 
-    def __init__(self, visitor_message: str, *, log_detail: str = "", permanent: bool = False) -> None:
+    def __init__(
+        self,
+        visitor_message: str,
+        *,
+        log_detail: str = "",
+        permanent: bool = False,
+        server_is_away: bool = False,
+        was_not_taken: bool = False,
+    ) -> None:
         super().__init__(visitor_message, log_detail=log_detail)
         self.permanent = permanent
+        self.server_is_away = server_is_away
+        self.was_not_taken = was_not_taken

@@ -199,7 +199,14 @@ class LimitsSection(_Section):
         ge=1,
         description="Jobs that one network address may send in an hour; not counted yet.",
     )
-    mails_per_hour_per_person: int = Field(60, ge=1, description="Messages to one address in an hour.")
+    mails_per_hour_per_person: int = Field(
+        60,
+        ge=1,
+        description="Messages to one person in an hour; what goes over it waits, and becomes one message, a digest.",
+    )
+    mails_per_hour: int = Field(
+        1000, ge=1, description="Messages to everybody in an hour; what goes over it waits and is not dropped."
+    )
     upload_mib: int = Field(32, ge=1, le=4096, description="MiB of one submission, files and text together.")
     results_mib: int = Field(
         1024,

@@ -63,14 +63,21 @@ class KeptMail:
 class Bench:
     """Accepts jobs, ends them, and owes the mail, as the service and the dispatcher do."""
 
-    def __init__(self, tmp_path: Path, mail: MailSection | None = None, mails_per_hour: int = 60) -> None:
+    def __init__(
+        self,
+        tmp_path: Path,
+        mail: MailSection | None = None,
+        mails_per_hour: int = 60,
+        for_everybody: int = 1000,
+        database_url: str | None = None,
+    ) -> None:
         self.settings = Settings(
             portal=PortalSection(base_url="https://portal.example.org", site_name="Portal"),
             mail=mail or MailSection(folder=tmp_path / "mail"),
-            limits=LimitsSection(mails_per_hour_per_person=mails_per_hour),
+            limits=LimitsSection(mails_per_hour_per_person=mails_per_hour, mails_per_hour=for_everybody),
         )
         self.clock = FakeClock()
-        self.database = Database(f"sqlite:///{tmp_path}/portal.db")
+        self.database = Database(database_url or f"sqlite:///{tmp_path}/portal.db")
         self.database.upgrade()
         self.folder = JobsFolder(tmp_path / "jobs")
         self.folder.prepare()

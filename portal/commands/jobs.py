@@ -13,7 +13,7 @@ from portal.clock import utc_text
 from portal.commands.context import CommandContext, pass_context
 from portal.commands.output import complain, say, say_json, say_table
 from portal.errors import PortalError, StorageError
-from portal.jobs import words
+from portal.jobs import mail_words, words
 from portal.jobs.acceptance import Submission
 from portal.jobs.access import Viewer
 from portal.jobs.states import JobState
@@ -190,6 +190,10 @@ def _show(parts: Parts, record: JobRecord) -> None:
             for event in record.events
         ]
     )
+    if record.mails:
+        say("Mail:")
+        now = parts.clock.now_utc()
+        say_table([("", row.outcome, mail_words.sentence(row, now), row.last_error or "") for row in record.mails])
     outputs = parts.jobs.outputs(record)
     if outputs:
         say("Files:")

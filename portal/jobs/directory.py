@@ -1,7 +1,7 @@
 """The jobs folder: the one place that names its files.
 
     jobs/
-      .instance  .node/
+      .instance  .node/  .mail/
       job-tcfnctbq/  config.ini  job.json  inputs/  attempts/N/{…, work/}  output.txt  SUCCESS | ERROR
       user-ann@example.org/job-tcfnctbq -> ../job-tcfnctbq
 
@@ -28,6 +28,7 @@ from portal.node.durable import create_exclusively, fsync_folder
 
 PORTAL_FOLDER_MODE = 0o2750
 WORK_FOLDER_MODE = 0o2770
+DIGESTS_FOLDER_MODE = 0o700
 FILE_MODE = 0o640
 
 _JOB_PREFIX = "job-"
@@ -162,6 +163,11 @@ class JobsFolder:
     @property
     def _instance_file(self) -> Path:
         return self.root / ".instance"
+
+    @property
+    def digests(self) -> Path:
+        """Digests of mail between their first step and their last; made when there is one."""
+        return self.root / ".mail"
 
     def instance(self) -> str:
         """The random word that names this portal in scheduler job names. Raises StorageError."""

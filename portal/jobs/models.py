@@ -165,13 +165,16 @@ class MailOutbox(Base):
     tries: Mapped[int] = mapped_column(default=0)
     sent_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     refused_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
-    """When the server said that it will never take it."""
+    """When the server said that it will never take it, or the portal gave up."""
     last_error: Mapped[str | None]
+    digest_id: Mapped[str | None]
+    """The Message-ID of the digest that it goes out in; its members do not change once a try may have succeeded."""
 
     __table_args__ = (
         UniqueConstraint("job_id", "attempt_number", "outcome"),
         ForeignKeyConstraint(["job_id", "attempt_number"], ["attempts.job_id", "attempts.number"], ondelete="CASCADE"),
         Index("ix_mail_outbox_due", "sent_at", "refused_at", "next_try_at"),
+        Index("ix_mail_outbox_digest", "digest_id"),
     )
 
 

@@ -9,7 +9,7 @@ from typing import TypeVar
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from portal.jobs.models import Attempt, Job, JobEvent, JobInput, JobResult, SchedulerHealth
+from portal.jobs.models import Attempt, Job, JobEvent, JobInput, JobResult, MailOutbox, SchedulerHealth
 from portal.jobs.states import FailureReason, JobState, may_follow
 
 
@@ -22,6 +22,8 @@ class JobRecord:
     attempts: tuple[Attempt, ...]
     events: tuple[JobEvent, ...]
     result: JobResult | None
+    mails: tuple[MailOutbox, ...] = ()
+    """What was owed to its owner, oldest first."""
 
     @property
     def attempt(self) -> Attempt:
@@ -40,18 +42,21 @@ class Change:
 
 
 def load_record(session: Session, job_id: str) -> JobRecord | None:
-    """The job with its inputs, attempts, events and result, or None."""
+    """The job with its inputs, attempts, events, result and mail, or None."""
     records = load_records(session, [job_id])
     return records[0] if records else None
 
 
 def load_records(session: Session, job_ids: Sequence[str]) -> list[JobRecord]:
-    """The jobs that exist, in the order asked for. Five queries, however many jobs."""
+    """The jobs that exist, in the order asked for. Six queries, however many jobs."""
     jobs = {job.job_id: job for job in session.scalars(select(Job).where(Job.job_id.in_(job_ids)))}
     inputs = _by_job(session.scalars(select(JobInput).where(JobInput.job_id.in_(job_ids)).order_by(JobInput.position)))
     attempts = _by_job(session.scalars(select(Attempt).where(Attempt.job_id.in_(job_ids)).order_by(Attempt.number)))
     events = _by_job(session.scalars(select(JobEvent).where(JobEvent.job_id.in_(job_ids)).order_by(JobEvent.event_id)))
     results = _by_job(session.scalars(select(JobResult).where(JobResult.job_id.in_(job_ids))))
+    mails = _by_job(
+        session.scalars(select(MailOutbox).where(MailOutbox.job_id.in_(job_ids)).order_by(MailOutbox.mail_id))
+    )
     return [
         JobRecord(
             job=jobs[job_id],
@@ -59,13 +64,14 @@ def load_records(session: Session, job_ids: Sequence[str]) -> list[JobRecord]:
             attempts=tuple(attempts[job_id]),
             events=tuple(events[job_id]),
             result=next(iter(results[job_id]), None),
+            mails=tuple(mails[job_id]),
         )
         for job_id in job_ids
         if job_id in jobs
     ]
 
 
-RowT = TypeVar("RowT", JobInput, Attempt, JobEvent, JobResult)
+RowT = TypeVar("RowT", JobInput, Attempt, JobEvent, JobResult, MailOutbox)
 
 
 def _by_job(rows: Iterable[RowT]) -> defaultdict[str, list[RowT]]:

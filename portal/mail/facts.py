@@ -25,7 +25,7 @@ _ERROR_TAIL_BYTES = 8 * 1024
 _ERROR_MAX_LINES = 20
 
 _SEEMED_LOST = "Failed: the computer that it was given seemed to be gone, and nobody knew how the program had ended."
-_CORRECTION_FOLLOWS = "It has been heard of again since: another mail says how it really ended."
+_CORRECTION_FOLLOWS = "It has been heard of again since: how it really ended is told apart from this."
 
 
 def mail_domain(settings: Settings) -> str:

@@ -94,8 +94,12 @@ _templates = Environment(
 
 def message_id(job_id: str, attempt_number: int, outcome: str, domain: str) -> str:
     """`<tcfnctbq.1.succeeded@portal.example.org>`: the same for the same key, and different for another one."""
-    safe = re.sub(r"[^a-z0-9.-]+|\.{2,}", "-", domain.lower())[:_DOMAIN_MAX_CHARACTERS].strip(".-")
-    return f"<{job_id}.{attempt_number}.{outcome}@{safe or 'portal'}>"
+    return f"<{job_id}.{attempt_number}.{outcome}@{safe_domain(domain)}>"
+
+
+def safe_domain(domain: str) -> str:
+    """What of a domain can stand in a Message-ID."""
+    return re.sub(r"[^a-z0-9.-]+|\.{2,}", "-", domain.lower())[:_DOMAIN_MAX_CHARACTERS].strip(".-") or "portal"
 
 
 def build_message(facts: MailFacts) -> EmailMessage:
@@ -104,19 +108,26 @@ def build_message(facts: MailFacts) -> EmailMessage:
     Its policy is SMTPUTF8 where an address cannot be written in ASCII, else SMTP. Raises ValueError for something
     that is not an address.
     """
+    subject = f"[{facts.site_name}] {word(facts)}: {facts.title} (job {facts.job_id})"
+    return addressed(facts, subject, facts.message_id, facts.date, "outcome", job_context(facts))
+
+
+def addressed(
+    facts: MailFacts, subject: str, message_id: str, date: datetime, template: str, context: dict[str, object]
+) -> EmailMessage:
+    """A message of this template from and to the addresses of `facts`. Raises ValueError as `build_message` does."""
     sender = _address(facts.sender, _shortened(one_line(facts.site_name), _DISPLAY_NAME_MAX_CHARACTERS))
     recipient = _address(facts.recipient)
     fits_ascii = sender.addr_spec.isascii() and recipient.addr_spec.isascii()
     message = EmailMessage(policy=SMTP if fits_ascii else SMTPUTF8)
     message["From"] = sender
     message["To"] = recipient
-    message["Subject"] = _header_text(f"[{facts.site_name}] {_word(facts)}: {facts.title} (job {facts.job_id})")
-    message["Date"] = facts.date
-    message["Message-ID"] = facts.message_id
+    message["Subject"] = _header_text(subject)
+    message["Date"] = date
+    message["Message-ID"] = message_id
     message["Auto-Submitted"] = "auto-generated"
-    context = _context(facts)
-    plain = _templates.get_template("outcome.txt.j2").render(context)
-    html = _templates.get_template("outcome.html.j2").render(context)
+    plain = _templates.get_template(f"{template}.txt.j2").render(context)
+    html = _templates.get_template(f"{template}.html.j2").render(context)
     message.set_content(plain, cte="quoted-printable")
     message.add_alternative(html, subtype="html", cte="quoted-printable")
     return message
@@ -148,7 +159,8 @@ def one_line(text: str) -> str:
     )
 
 
-def _word(facts: MailFacts) -> str:
+def word(facts: MailFacts) -> str:
+    """Done, Failed, Cancelled, Correction (done) or Correction (failed)."""
     if facts.outcome is Outcome.CORRECTED:
         return "Correction (done)" if facts.has_succeeded else "Correction (failed)"
     return _WORDS[facts.outcome]
@@ -190,11 +202,11 @@ def _shortened(text: str, characters: int) -> str:
     return text if len(text) <= characters else text[: characters - 1] + "…"
 
 
-def _context(facts: MailFacts) -> dict[str, object]:
+def job_context(facts: MailFacts) -> dict[str, object]:
     """What the templates see: texts that are safe in one line, and times in words."""
     return {
         "outcome": facts.outcome.value,
-        "heading": f"{_word(facts)}: {one_line(facts.title)}",
+        "heading": f"{word(facts)}: {one_line(facts.title)}",
         "has_succeeded": facts.has_succeeded,
         "site_name": one_line(facts.site_name),
         "job_id": facts.job_id,

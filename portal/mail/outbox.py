@@ -1,45 +1,44 @@
 """The outbox: what is owed to visitors, and the sender that empties it.
 
 A message is owed from the transaction that records the outcome, so that no crash can forget it. It is sent in this
-order: `mail.eml` on disk, the transport, `mail.sent` on disk, the commit. A crash between any two of them leads at
-worst to the very same message again, with the same Message-ID.
+order: `mail.eml` on disk, the transport, `mail.sent` on disk, the commit. A digest, which is what mail to one person
+becomes that was held up, in this one: the list of its members on disk, the commit that binds them to it, the message on
+disk, the transport, `mail.sent` of each member, the commit. A crash between any two steps leads at worst to the very
+same message again, with the same Message-ID.
 """
 
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
-from pathlib import Path
 
 import structlog
-from sqlalchemy import exists, select, update
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy import exists, select
+from sqlalchemy.orm import Session
 
 from portal.clock import Clock, utc_text
 from portal.database import Database
 from portal.errors import MailError, StaleEpochError, StorageError
-from portal.jobs.directory import FILE_MODE, AttemptDirectory, JobDirectory, JobsFolder
-from portal.jobs.job_files import read_job_file
+from portal.jobs.directory import FILE_MODE, JobDirectory, JobsFolder
 from portal.jobs.keys import Keys
 from portal.jobs.models import Job, MailOutbox
-from portal.jobs.store import JobRecord, load_record
+from portal.jobs.store import JobRecord
 from portal.mail.facts import Site
 from portal.mail.facts import mail_domain as mail_domain
+from portal.mail.ledger import BATCH as BATCH
+from portal.mail.ledger import GIVE_UP_TRIES, Ledger, Owed
+from portal.mail.ledger import back_off_seconds as back_off_seconds
+from portal.mail.letters import prepared
 from portal.mail.message import Outcome, build_message, message_id, one_line, parse_message
+from portal.mail.parcels import Parcel, Parcels, names_of
 from portal.mail.transport import Transport
 from portal.node.durable import write_durably
 from portal.settings import Settings
 
 log = structlog.get_logger()
 
-BATCH = 50
-FIRST_RETRY_SECONDS = 10
-LAST_RETRY_SECONDS = 3600
-
-_NODE_NOTE = "mail.sent"
-_NOTE_MAX_BYTES = 64 * 1024
+SILENT_SERVER_MAX_SECONDS = 300
+"""How long at most nothing is tried after a server was found away."""
 _ERROR_MAX_CHARACTERS = 500
-_CAP_PERIOD = timedelta(hours=1)
 
 
 def owe_mail(session: Session, job: Job, outcome: str, now: datetime, domain: str, not_before: datetime) -> None:
@@ -85,23 +84,11 @@ def prepare_node_mail(
     number = record.job.attempt_number
     mail_id = message_id(record.job.job_id, number, Outcome.SUCCEEDED, mail_domain(settings))
     attempt = directory.attempt(number)
-    if _prepared(attempt.mail, mail_id) is not None:
+    if prepared(attempt.mail, mail_id) is not None:
         return
     site = Site(settings, keys, application_title)
     facts = site.facts_before_the_end(record, mail_id, clock.now_utc())
     write_durably(str(attempt.mail), build_message(facts).as_bytes(), FILE_MODE)
-
-
-@dataclass(frozen=True)
-class _Owed:
-    """One due row with what is needed to send it."""
-
-    row: MailOutbox
-    record: JobRecord
-    corrected_since: bool
-    """The failure that it tells was corrected before it could be told."""
-    held_until: datetime | None
-    """When the person's hourly cap lets it out; None where it may go now."""
 
 
 class OutboxSender:
@@ -120,12 +107,12 @@ class OutboxSender:
     ) -> None:
         """`guard` is called in each transaction and raises StaleEpochError once a newer dispatcher has taken over."""
         self._settings = settings
-        self._database = database
-        self._folder = folder
         self._clock = clock
         self._transport = transport
-        self._site = Site(settings, keys, application_title)
-        self._guard = guard or _no_guard
+        self._ledger = Ledger(database, clock, settings.limits, guard or _no_guard)
+        self._parcels = Parcels(folder, Site(settings, keys, application_title), clock, self._ledger)
+        self._silences = 0
+        self._silent_until_seconds = float("-inf")
 
     def run(self, stop: threading.Event, wake_seconds: float) -> None:
         """Send what falls due until `stop` is set, or a newer dispatcher has taken over.
@@ -147,212 +134,115 @@ class OutboxSender:
             stop.wait(wake_seconds)
 
     def send_due(self, stop: threading.Event | None = None) -> int:
-        """Take a batch of the rows that are due, oldest first; how many were handed over and committed as sent.
+        """Take a batch of the rows that are due, oldest first; how many messages were handed over and committed.
 
-        What fails is put off or refused in its row and does not hold up the others. Raises StorageError where the
-        database fails and StaleEpochError from the guard; a message that was handed over just before is then not
-        sent again, because `mail.sent` says so.
+        What fails is put off or refused in its row and does not hold up the others; a server that is away is left
+        alone for a while. Raises StorageError where the database fails and StaleEpochError from the guard; a message
+        that was handed over just before is then not sent again, because `mail.sent` says so.
         """
+        if self._server_is_silent():
+            return 0
+        self._parcels.recover()
         handed_over = 0
-        for mail_id in self._due():
-            if stop is not None and stop.is_set():
+        for mail_id in self._ledger.due():
+            if (
+                (stop is not None and stop.is_set())
+                or self._server_is_silent()
+                or self._ledger.held_until() is not None
+            ):
                 break
             handed_over += self._settle(mail_id)
         return handed_over
 
-    def _due(self) -> list[int]:
-        earlier = aliased(MailOutbox)
-        # One job's messages keep their order: a correction must not come before what it corrects.
-        waits_for_another = exists().where(
-            earlier.job_id == MailOutbox.job_id,
-            earlier.mail_id < MailOutbox.mail_id,
-            earlier.sent_at.is_(None),
-            earlier.refused_at.is_(None),
-        )
-        query = (
-            select(MailOutbox.mail_id)
-            .where(
-                MailOutbox.sent_at.is_(None),
-                MailOutbox.refused_at.is_(None),
-                MailOutbox.next_try_at <= self._clock.now_utc(),
-                ~waits_for_another,
-            )
-            .order_by(MailOutbox.mail_id)
-            .limit(BATCH)
-        )
-        with self._database.reading() as session:
-            return list(session.scalars(query))
+    def _server_is_silent(self) -> bool:
+        return self._clock.monotonic_seconds() < self._silent_until_seconds
 
     def _settle(self, mail_id: int) -> bool:
-        """Bring one row forward; True where it is sent."""
-        owed = self._load(mail_id)
+        """Bring one row forward, and with it the others of its digest; True where it is sent."""
+        owed = self._ledger.load(mail_id)
         if owed is None:
             return False
         try:
-            sent = self._was_sent(owed) or self._send(owed)
-        except MailError as error:
-            self._note_failure(owed, str(error), permanent=error.permanent)
-            return False
+            return self._settle_loaded(owed)
         except OSError as error:
-            self._note_failure(owed, f"{error.strerror}: {error.filename}", permanent=False)
-            return False
+            self._note_failure([owed], f"{error.strerror}: {error.filename}")
+        except (StorageError, StaleEpochError):
+            raise
         except Exception as error:
             # A mistake of ours that one message brings to light must not hold up everybody else's.
-            log.exception("a message could not be made", **_names(owed.row))
-            self._note_failure(owed, f"{type(error).__name__}: {error}", permanent=False)
-            return False
-        if sent:
-            self._commit_sent(owed.row)
-        elif owed.held_until is not None:
-            self._hold(owed, owed.held_until)
-        return sent
+            log.exception("a message could not be made", **names_of(owed.row))
+            self._note_failure([owed], f"{type(error).__name__}: {error}")
+        return False
 
-    def _load(self, mail_id: int) -> _Owed | None:
-        """The row with its job; None where it has been deleted or settled since the batch was taken."""
-        now = self._clock.now_utc()
-        with self._database.reading() as session:
-            self._guard(session)
-            row = session.get(MailOutbox, mail_id)
-            record = load_record(session, row.job_id) if row else None
-            if row is None or record is None or row.sent_at or row.refused_at or row.next_try_at > now:
-                return None
-            return _Owed(row, record, _corrected_since(session, row), self._held_until(session, record, now))
-
-    def _held_until(self, session: Session, record: JobRecord, now: datetime) -> datetime | None:
-        cap = self._settings.limits.mails_per_hour_per_person
-        nth_newest = session.scalar(
-            select(MailOutbox.sent_at)
-            .join(Job, Job.job_id == MailOutbox.job_id)
-            .where(Job.owner == record.job.owner, MailOutbox.sent_at > now - _CAP_PERIOD)
-            .order_by(MailOutbox.sent_at.desc())
-            .offset(cap - 1)
-            .limit(1)
-        )
-        return nth_newest + _CAP_PERIOD if nth_newest else None
-
-    def _was_sent(self, owed: _Owed) -> bool:
-        """Whether somebody says that it went out: a sender before its crash, or the node."""
-        attempt = self._attempt(owed.row)
-        if owed.row.message_id in _read(attempt.mail_sent).decode("utf-8", "replace").split():
+    def _settle_loaded(self, owed: Owed) -> bool:
+        sent = self._parcels.already_sent(owed)
+        if sent is not None:
+            self._parcels.finish(sent)
             return True
-        told_by_node = self._settings.mail.sent_by == "node" and owed.row.outcome == Outcome.SUCCEEDED
-        return told_by_node and read_job_file(attempt.work, _NODE_NOTE, _NOTE_MAX_BYTES) is not None
-
-    def _send(self, owed: _Owed) -> bool:
-        """Hand it over, unless the cap holds it. Raises MailError and OSError, before it has gone out."""
-        if owed.held_until is not None:
+        held_until = self._ledger.held_until(owed.record.job.owner)
+        if held_until is not None:
+            self._ledger.hold(owed.record.job.owner, held_until)
+            log.info("mail held: limits.mails_per_hour_per_person", until=utc_text(held_until), **names_of(owed.row))
             return False
-        attempt = self._attempt(owed.row)
-        file = self._file(owed.row, attempt)
-        data = _prepared(file, owed.row.message_id)
-        if data is None:
-            data = self._render(owed, attempt)
-            write_durably(str(file), data, FILE_MODE)
-        self._transport.send(parse_message(data))
-        self._note_sent(owed.row, attempt)
+        return self._hand_over(self._parcels.make(owed))
+
+    def _hand_over(self, parcel: Parcel) -> bool:
+        try:
+            self._transport.send(parse_message(parcel.data))
+        except MailError as error:
+            if not error.server_is_away:
+                self._silences = 0
+            self._note_mail_error(parcel, error)
+            # After a commit of ours, which a newer dispatcher would have refused: the files are not its own then.
+            if parcel.is_new and error.was_not_taken and not error.permanent:
+                self._parcels.withdraw(parcel)
+            return False
+        except Exception as error:
+            log.exception("a message could not be handed over", **parcel.names)
+            self._note_failure(parcel.members, f"{type(error).__name__}: {error}")
+            return False
+        self._silences = 0
+        self._parcels.finish(parcel)
         return True
 
-    def _file(self, row: MailOutbox, attempt: AttemptDirectory) -> Path:
-        """`mail.eml`; where nodes mail, only a success's: one that was thought dead may yet send what lies there."""
-        if self._settings.mail.sent_by == "node" and row.outcome != Outcome.SUCCEEDED:
-            return attempt.mail.with_name(f"mail-{row.outcome}.eml")
-        return attempt.mail
+    def _note_mail_error(self, parcel: Parcel, error: MailError) -> None:
+        shown = _shown(str(error))
+        if error.permanent:
+            self._ledger.note_refused(parcel.rows, shown)
+            self._parcels.forget(parcel)
+            log.error("mail refused for good", error=shown, **parcel.names)
+        elif error.server_is_away:
+            self._ledger.note_silence(parcel.rows, shown)
+            self._silences += 1
+            seconds = min(back_off_seconds(self._silences), SILENT_SERVER_MAX_SECONDS)
+            self._silent_until_seconds = self._clock.monotonic_seconds() + seconds
+            log.warning("the mail server is away", error=shown, next_try_seconds=seconds, **parcel.names)
+        else:
+            self._note_failure(parcel.members, str(error))
 
-    def _render(self, owed: _Owed, attempt: AttemptDirectory) -> bytes:
-        facts = self._site.facts(
-            owed.record,
-            owed.row.attempt_number,
-            Outcome(owed.row.outcome),
-            message_id=owed.row.message_id,
-            now=self._clock.now_utc(),
-            work=attempt.work,
-            corrected_since=owed.corrected_since,
-        )
-        return build_message(replace(facts, recipient=owed.row.recipient)).as_bytes()
+    def _note_failure(self, members: Sequence[Owed], reason: str) -> None:
+        shown = _shown(reason)
+        rows = [owed.row for owed in members]
+        given_up = [row for row in rows if row.tries + 1 >= GIVE_UP_TRIES]
+        if given_up:
+            self._ledger.note_refused(given_up, _shown(f"Given up after {GIVE_UP_TRIES} tries: {reason}"))
+            log.error("mail given up", error=shown, messages=len(given_up), **names_of(given_up[0]))
+        kept = [row for row in rows if row not in given_up]
+        if kept:
+            next_try_at = self._next_try(members)
+            self._ledger.note_failed(kept, shown, next_try_at)
+            log.warning("mail not sent yet", error=shown, next_try_at=utc_text(next_try_at), **names_of(kept[0]))
 
-    def _note_sent(self, row: MailOutbox, attempt: AttemptDirectory) -> None:
-        line = f"{utc_text(self._clock.now_utc())} {row.message_id}\n"
-        try:
-            write_durably(str(attempt.mail_sent), _read(attempt.mail_sent) + line.encode(), FILE_MODE)
-        except OSError as error:
-            # It has gone out all the same, and the row is about to say so.
-            log.warning("mail.sent could not be written", error=str(error), **_names(row))
-
-    def _commit_sent(self, row: MailOutbox) -> None:
-        self._update(row, sent_at=self._clock.now_utc(), last_error=None)
-        log.info("mail sent", **_names(row))
-
-    def _note_failure(self, owed: _Owed, reason: str, *, permanent: bool) -> None:
-        row, now = owed.row, self._clock.now_utc()
-        shown = one_line(reason)[:_ERROR_MAX_CHARACTERS]
-        tries = row.tries + 1
-        if permanent:
-            self._update(row, tries=tries, last_error=shown, refused_at=now)
-            log.error("mail refused for good", error=shown, **_names(row))
-            return
-        next_try_at = now + timedelta(seconds=back_off_seconds(tries))
-        self._update(row, tries=tries, last_error=shown, next_try_at=next_try_at)
-        log.warning("mail not sent yet", error=shown, next_try_at=utc_text(next_try_at), **_names(row))
-
-    def _hold(self, owed: _Owed, until: datetime) -> None:
-        """Put off all that is due to this person, in one go, so that it stays in order and out of the next batches."""
-        of_this_person = select(Job.job_id).where(Job.owner == owed.record.job.owner)
-        with self._database.writing() as session:
-            self._guard(session)
-            session.execute(
-                update(MailOutbox)
-                .where(
-                    MailOutbox.job_id.in_(of_this_person),
-                    MailOutbox.sent_at.is_(None),
-                    MailOutbox.refused_at.is_(None),
-                    MailOutbox.next_try_at < until,
-                )
-                .values(next_try_at=until)
-            )
-        log.info("mail held: limits.mails_per_hour_per_person", until=utc_text(until), **_names(owed.row))
-
-    def _update(self, row: MailOutbox, **values: object) -> None:
-        with self._database.writing() as session:
-            self._guard(session)
-            session.execute(update(MailOutbox).where(MailOutbox.mail_id == row.mail_id).values(**values))
-
-    def _attempt(self, row: MailOutbox) -> AttemptDirectory:
-        return self._folder.job(row.job_id).attempt(row.attempt_number)
+    def _next_try(self, members: Sequence[Owed]) -> datetime:
+        """After its back-off; what is fresh joins what the same person waits for already, to become one digest."""
+        tries = max(owed.row.tries for owed in members)
+        joined = self._ledger.next_retry(members[0]) if tries == 0 else None
+        return joined or self._clock.now_utc() + timedelta(seconds=back_off_seconds(tries + 1))
 
 
 def _no_guard(_session: Session) -> None:
     """For a sender that nobody can take over from."""
 
 
-def back_off_seconds(tries: int) -> int:
-    """How long to wait after so many failures: 10 s, 20 s, 40 s … at most an hour."""
-    doublings = min(tries - 1, 16)
-    return min(FIRST_RETRY_SECONDS << doublings, LAST_RETRY_SECONDS)
-
-
-def _corrected_since(session: Session, row: MailOutbox) -> bool:
-    if row.outcome != Outcome.FAILED:
-        return False
-    correction = exists().where(
-        MailOutbox.job_id == row.job_id,
-        MailOutbox.attempt_number == row.attempt_number,
-        MailOutbox.outcome == Outcome.CORRECTED.value,
-    )
-    return bool(session.scalar(select(correction)))
-
-
-def _prepared(file: Path, mail_id: str) -> bytes | None:
-    """The bytes of the file where it is this very message: a repeat must not differ from what may have gone out."""
-    data = _read(file)
-    return data if data and parse_message(data)["Message-ID"] == mail_id else None
-
-
-def _read(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except FileNotFoundError:
-        return b""
-
-
-def _names(row: MailOutbox) -> dict[str, object]:
-    return {"job_id": row.job_id, "attempt": row.attempt_number, "outcome": row.outcome}
+def _shown(reason: str) -> str:
+    return one_line(reason)[:_ERROR_MAX_CHARACTERS]

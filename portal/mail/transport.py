@@ -22,6 +22,10 @@ _NAME_MAX_CHARACTERS = 150
 _LOGIN_CODES = frozenset({530, 534, 535, 538})
 """The server wants another login: a matter of our settings, which says nothing of the message (RFC 4954)."""
 
+_OF_THE_MESSAGE = frozenset({452, 552, 553, 555})
+"""Said of a sender, these are about this message's size or options; others are about us."""
+_CLOSING = 421
+
 
 class Transport(Protocol):
     """A way out."""
@@ -29,8 +33,9 @@ class Transport(Protocol):
     def send(self, message: EmailMessage) -> None:
         """Hand the message over; at return somebody else answers for it.
 
-        Raises MailError where that failed, `permanent` where trying again is in vain. A message that was in fact
-        taken, with the answer lost on the way, looks like one that failed: its Message-ID tells the repeat.
+        Raises MailError where that failed: `permanent` where trying again is in vain, `server_is_away` where no other
+        message would fare better, and `was_not_taken` where that is certain. Else it may in fact have gone out, with
+        the answer lost on the way: its Message-ID tells the repeat.
         """
         ...
 
@@ -43,14 +48,16 @@ class FolderTransport:
 
     def send(self, message: EmailMessage) -> None:
         """Write it, whole and on the disk at return; the same Message-ID again leaves one file. Raises MailError."""
+        path = self.folder / file_name(str(message["Message-ID"] or ""))
         try:
             self._make_folder()
-            path = self.folder / file_name(str(message["Message-ID"] or ""))
             write_durably(str(path), _outgoing(message).data, FILE_MODE)
         except OSError as error:
             raise MailError(
                 "The mail folder cannot be written.",
                 log_detail=f"{self.folder}: {error.strerror or error}",
+                server_is_away=not path.exists(),
+                was_not_taken=not path.exists(),
             ) from error
 
     def _make_folder(self) -> None:
@@ -95,22 +102,25 @@ class SmtpTransport:
         """Hand the message over. Raises MailError.
 
         Permanent are a recipient or a content that the server refuses with 5xx, and an address beyond ASCII that it
-        cannot take. All else is temporary, wrong settings included, since those can be put right.
+        cannot take. All else is temporary, wrong settings included, since those can be put right;
+        what goes wrong before the message is offered is no fault of it, and the server counts as away.
         """
         outgoing = _outgoing(message)
         if not (outgoing.sender and outgoing.recipients):
-            raise MailError("The message has no sender or no recipient.", permanent=True)
+            raise MailError("The message has no sender or no recipient.", permanent=True, was_not_taken=True)
         password = self._password()
+        in_conversation = False
         try:
             server = smtplib.SMTP(self._host, self._port, timeout=self._timeout_seconds)
             with contextlib.closing(server):
                 self._prepare(server, password)
+                in_conversation = True
                 _hand_over(server, outgoing)
                 # The server has the message: whether it says goodbye changes nothing.
                 with contextlib.suppress(OSError):
                     server.quit()
         except OSError as error:  # smtplib's own errors are OSErrors
-            raise _mail_error(error, f"{self._host}:{self._port}") from error
+            raise _mail_error(error, f"{self._host}:{self._port}", in_conversation=in_conversation) from error
 
     def _prepare(self, server: smtplib.SMTP, password: str | None) -> None:
         server.ehlo_or_helo_if_needed()
@@ -128,13 +138,18 @@ class SmtpTransport:
             password = self._password_file.read_text("utf-8").rstrip("\r\n")
         except (OSError, UnicodeDecodeError) as error:
             raise MailError(
-                "The mail server's password cannot be read.", log_detail=f"mail.smtp_password_file: {error}"
+                "The mail server's password cannot be read.",
+                log_detail=f"mail.smtp_password_file: {error}",
+                server_is_away=True,
+                was_not_taken=True,
             ) from error
         if not password or not (password + self._user).isascii():
             raise MailError(
                 "The mail server's password cannot be used.",
                 log_detail=f"mail.smtp_password_file: {self._password_file} should hold a password in ASCII, "
                 "and mail.smtp_user should be ASCII",
+                server_is_away=True,
+                was_not_taken=True,
             )
         return password
 
@@ -181,40 +196,55 @@ def _hand_over(server: smtplib.SMTP, outgoing: _Outgoing) -> None:
                 "The mail server cannot send to or from an address with letters beyond ASCII.",
                 log_detail="it does not offer SMTPUTF8",
                 permanent=True,
+                was_not_taken=True,
             )
         options = ["SMTPUTF8", "BODY=8BITMIME"]
     server.sendmail(outgoing.sender, outgoing.recipients, outgoing.data, mail_options=options)
 
 
-def _mail_error(error: OSError, server: str) -> MailError:
-    """What a failure means: which ones are final, and one line of what the server said."""
+def _mail_error(error: OSError, server: str, *, in_conversation: bool) -> MailError:
+    """What a failure means for this message and for others, and one line of what the server said.
+
+    `in_conversation`: the server had been asked to take the message, so that it may have, where no answer came.
+    """
     if isinstance(error, smtplib.SMTPRecipientsRefused):
         code, text = next(iter(error.recipients.values()))
-        permanent = _is_permanent(code)
-        return _refusal("The mail server does not take the address.", server, code, text, permanent=permanent)
+        return _refusal("The mail server does not take the address.", server, code, text)
     if isinstance(error, smtplib.SMTPDataError):
-        permanent = _is_permanent(error.smtp_code)
-        return _refusal(
-            "The mail server does not take the message.",
-            server,
-            error.smtp_code,
-            error.smtp_error,
-            permanent=permanent,
-        )
+        return _refusal("The mail server does not take the message.", server, error.smtp_code, error.smtp_error)
+    if isinstance(error, smtplib.SMTPSenderRefused) and error.smtp_code in _OF_THE_MESSAGE:
+        sentence = "The mail server does not take the message."
+        return _refusal(sentence, server, error.smtp_code, error.smtp_error, can_be_permanent=False)
     if isinstance(error, smtplib.SMTPResponseException):
-        return _refusal("The mail server refuses to work for us.", server, error.smtp_code, error.smtp_error)
+        detail = _said(server, error.smtp_code, error.smtp_error)
+        return MailError(
+            "The mail server refuses to work for us.", log_detail=detail, server_is_away=True, was_not_taken=True
+        )
     if isinstance(error, ssl.SSLError):
-        return MailError("The mail server cannot be reached securely.", log_detail=f"{server}: {error}")
-    if isinstance(error, smtplib.SMTPNotSupportedError):
-        return MailError("The mail server lacks what the settings ask for.", log_detail=f"{server}: {error}")
-    return MailError("The mail server does not answer.", log_detail=f"{server}: {visible(str(error))}")
+        sentence = "The mail server cannot be reached securely."
+    elif isinstance(error, smtplib.SMTPNotSupportedError):
+        sentence = "The mail server lacks what the settings ask for."
+    else:
+        sentence = "The mail server does not answer."
+    return MailError(
+        sentence,
+        log_detail=f"{server}: {visible(str(error))}",
+        server_is_away=not in_conversation,
+        was_not_taken=not in_conversation,
+    )
 
 
-def _is_permanent(code: int) -> bool:
-    return 500 <= code < 600 and code not in _LOGIN_CODES
+def _refusal(sentence: str, server: str, code: int, text: bytes | str, *, can_be_permanent: bool = True) -> MailError:
+    is_ours = code in _LOGIN_CODES
+    return MailError(
+        sentence,
+        log_detail=_said(server, code, text),
+        permanent=can_be_permanent and 500 <= code < 600 and not is_ours,
+        server_is_away=is_ours or code == _CLOSING,
+        was_not_taken=True,
+    )
 
 
-def _refusal(sentence: str, server: str, code: int, text: bytes | str, *, permanent: bool = False) -> MailError:
+def _said(server: str, code: int, text: bytes | str) -> str:
     words = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
-    detail = f"{server}: {code} {visible(' '.join(words.split()))[:300]}"
-    return MailError(sentence, log_detail=detail, permanent=permanent)
+    return f"{server}: {code} {visible(' '.join(words.split()))[:300]}"

@@ -5,7 +5,7 @@ from datetime import datetime
 
 from portal.applications.definition import Application
 from portal.applications.parameters import ChoiceParameter
-from portal.jobs import words
+from portal.jobs import mail_words, words
 from portal.jobs.access import Viewer
 from portal.jobs.job_files import file_size, read_tail
 from portal.jobs.models import JobInput
@@ -67,6 +67,9 @@ class JobPage:
     expected_start_at: datetime | None
     advice: str
     warning: str
+    mail: str
+    """What has become of the mail about it; empty while none is owed."""
+    mail_is_in_trouble: bool
     bars: list[Bar]
     facts: list[Fact]
     """The inputs, and what the job may use at most."""
@@ -116,6 +119,8 @@ def build_job_page(record: JobRecord, viewer: Viewer) -> JobPage:
         expected_start_at=words.expected_start(record),
         advice=words.advice(record),
         warning=(record.result.warning if record.result else None) or "",
+        mail=mail_words.newest_sentence(record, web().clock.now_utc()),
+        mail_is_in_trouble=mail_words.is_in_trouble(record),
         bars=draw_timeline(record, web().clock.now_utc()),
         facts=[_input_fact(record, row, application) for row in record.inputs] + _resource_facts(record),
         tails=_tails(record),

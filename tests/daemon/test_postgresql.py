@@ -22,6 +22,7 @@ from portal.jobs.acceptance import Submission
 from portal.jobs.models import DispatcherEpoch
 from portal.jobs.states import JobState
 from portal.settings import load_settings
+from tests.mail_bench import Bench, KeptMail
 from tests.postgresql import postgresql_server
 from tests.waiting import wait_until
 
@@ -107,3 +108,15 @@ def test_a_dispatcher_whose_successor_has_come_changes_nothing_more(server: str)
         assert session.scalar(select(DispatcherEpoch.epoch)) == second.epoch
     second.release()
     database.close()
+
+
+def test_limits_and_digests_of_mail_are_the_same_there(server: str, tmp_path: Path) -> None:
+    bench, mail = Bench(tmp_path, mails_per_hour=2, database_url=server), KeptMail()
+    sender = bench.sender(mail)
+    for _ in range(5):
+        bench.done_job()
+    assert sender.send_due() == 2
+    bench.clock.turn(3600)
+    assert (sender.send_due(), sender.send_due()) == (1, 0)
+    assert mail.messages[2]["Subject"] == "[Portal] 3 jobs: 3 done"
+    bench.close()

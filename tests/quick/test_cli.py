@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 from portal.app import build_parts
 from portal.cli import cli
 from portal.commands import jobs
+from portal.jobs.models import MailOutbox
 from portal.jobs.view import rest_object
 from portal.settings import load_settings
 
@@ -267,3 +268,28 @@ def test_check_sees_that_setgid_is_lost() -> None:
     submitted()
     Path("jobs").chmod(0o750)
     assert check_lines()["disk"] == "warning"
+
+
+def test_show_says_what_has_become_of_the_mail_in_the_servers_own_words() -> None:
+    job_id = submitted()
+    assert "Mail:" not in portal("show", job_id).stdout
+    parts = build_parts(load_settings())
+    now = parts.clock.now_utc()
+    with parts.database.writing() as session:
+        session.add(
+            MailOutbox(
+                job_id=job_id,
+                attempt_number=1,
+                outcome="failed",
+                recipient="ann@example.org",
+                message_id=f"<{job_id}.1.failed@example.org>",
+                created_at=now,
+                next_try_at=now,
+                refused_at=now,
+                last_error="The mail server does not take the address. (127.0.0.1:25: 550 no such mailbox)",
+            )
+        )
+    parts.database.close()
+    shown = portal("show", job_id).stdout
+    assert "The mail server does not take the mail to ann@example.org, and it is not tried again." in shown
+    assert "550 no such mailbox" in shown

@@ -1,18 +1,20 @@
 """The page of a job in every state, who may see it, and what it tells its script."""
 
 import re
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
 from portal.jobs.keys import Purpose
-from portal.jobs.models import SchedulerHealth
+from portal.jobs.models import MailOutbox, SchedulerHealth
 from portal.jobs.states import FailureReason, JobState
 from portal.people.sessions import LIFETIME
 from tests.web_portal import WebPortal, make_everything, make_portal
 
+MOMENT = datetime(2026, 11, 24, 7, 0, tzinfo=UTC)
+LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 TO_RUNNING = (JobState.SUBMITTING, JobState.QUEUED, JobState.RUNNING)
 
 
@@ -345,3 +347,53 @@ def test_nothing_that_people_or_programs_wrote_becomes_markup(portal: WebPortal)
             assert tag != "img"
             assert tag != "script" or "src" in attributes
             assert not any(name == "style" or name.startswith("on") for name in attributes)
+
+
+def mail_row(portal: WebPortal, job_id: str, **values: object) -> MailOutbox:
+    now = portal.clock.now_utc()
+    row = MailOutbox(
+        job_id=job_id,
+        attempt_number=1,
+        outcome="succeeded",
+        recipient="ann@example.org",
+        message_id=f"<{job_id}.1.succeeded@example.org>",
+        created_at=now,
+        next_try_at=now,
+    )
+    for name, value in values.items():
+        setattr(row, name, value)
+    return row
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({}, "The mail to ann@example.org is about to be sent."),
+        ({"sent_at": MOMENT}, "Mail to ann@example.org was sent at 2026-11-24 07:00 UTC."),
+        (
+            {"sent_at": MOMENT, "digest_id": "<digest.1.2@x>"},
+            "Mail to ann@example.org was sent at 2026-11-24 07:00 UTC, together with news of other jobs.",
+        ),
+        (
+            {"last_error": "The mail server does not answer."},
+            "The mail to ann@example.org could not be sent yet, and is tried again.",
+        ),
+        (
+            {"created_at": LONG_AGO, "next_try_at": LONG_AGO},
+            "has not been sent yet; it waits for the mail server or a limit.",
+        ),
+        (
+            {"refused_at": MOMENT, "last_error": "550 (mail.example.org:25)"},
+            "The mail server does not take the mail to ann@example.org, and it is not tried again.",
+        ),
+    ],
+)
+def test_the_page_says_what_has_become_of_the_mail(portal: WebPortal, values: dict[str, object], sentence: str) -> None:
+    job_id = portal.job()
+    portal.move(job_id, *TO_RUNNING, JobState.SUCCEEDED)
+    assert "job-mail" not in page_of(portal, job_id)
+    with portal.parts.database.writing() as session:
+        session.add(mail_row(portal, job_id, **values))
+    page = page_of(portal, job_id)
+    assert sentence in page
+    assert "mail.example.org" not in page
