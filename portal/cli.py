@@ -16,6 +16,8 @@ from portal.commands.context import CommandContext
 from portal.commands.daemons import client, dispatcher, serve, web
 from portal.commands.jobs import cancel, list_jobs, reindex, show, submit
 from portal.commands.output import complain
+from portal.commands.resubmit import resubmit
+from portal.commands.user import user
 from portal.errors import InvalidInputError, PortalError, SettingsError
 from portal.lifeline import follow_lifeline_from_environment
 from portal.privileges import UMASK
@@ -50,7 +52,7 @@ def cli(ctx: click.Context, config: Path | None) -> None:
     ctx.obj = CommandContext(config)
 
 
-for command in (serve, web, dispatcher, client, submit, list_jobs, show, cancel, reindex, check):
+for command in (serve, web, dispatcher, client, submit, list_jobs, show, cancel, resubmit, reindex, user, check):
     cli.add_command(command)
 
 

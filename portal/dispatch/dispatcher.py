@@ -15,6 +15,7 @@ from portal.dispatch.doubts import resolve_doubts
 from portal.dispatch.evidence import Hearts
 from portal.dispatch.polling import Memory, correct_late, poll
 from portal.dispatch.reconciliation import reconcile
+from portal.dispatch.resubmission import Resubmissions
 from portal.dispatch.submission import submit_accepted
 from portal.dispatch.tidying import Tidying
 from portal.dispatch.wishes import Wishes
@@ -41,6 +42,7 @@ class Dispatcher:
         self._sender = sender
         self._memory = Memory(Hearts(dispatch.clock))
         self._wishes = Wishes(dispatch.clock)
+        self._resubmissions = Resubmissions(dispatch.clock)
         self._tidying = Tidying()
         self._due_seconds: dict[str, float] = {}
         self._is_reconciled = False
@@ -72,6 +74,7 @@ class Dispatcher:
         if not self._is_reconciled:
             self._try("reconciliation", self._reconcile)
         self._try("wishes", lambda: self._wishes.carry_out(dispatch))
+        self._try("resubmissions", lambda: self._resubmissions.carry_out(dispatch))
         self._try("doubts", lambda: resolve_doubts(dispatch, self._memory))
         self._try("submission", lambda: submit_accepted(dispatch))
         self._every(dispatch.settings.scheduler.poll_seconds, "poll", lambda: poll(dispatch, self._memory))

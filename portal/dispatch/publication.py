@@ -25,6 +25,7 @@ from portal.jobs.models import Attempt, Job, JobResult
 from portal.jobs.rows import new_attempt_row
 from portal.jobs.states import CORRECTABLE_REASONS, FailureReason, JobState
 from portal.jobs.store import Change, add_event, change_state
+from portal.jobs.wish import ResubmitWish
 from portal.mail.outbox import mail_domain, owe_mail
 from portal.node.durable import fsync_folder
 from portal.node.output_files import STDERR_NAME, STDOUT_NAME
@@ -69,8 +70,11 @@ def publish_end(
     status: StatusFile | None = None,
     reason: str | None = None,
     corrects: bool = False,
+    wish: ResubmitWish | None = None,
 ) -> None:
     """Make the end of the attempt that counts known, or open a new attempt where the application's policy says so.
+
+    With a `wish` it opens one whatever the policy says.
 
     Raises OSError where the disk refuses, StorageError where the database does, and StaleEpochError where a newer
     dispatcher is there: the job then stays as it was, and is looked at again.
@@ -80,8 +84,11 @@ def publish_end(
     ended = _with_shortfall(dispatch, attempt, ended)
     facts = _facts(dispatch, attempt, ended, observation, status, reason)
     answer = _find_answer(dispatch.attempt_directory(attempt), application) if _is_success(ended) else None
-    reopens = not corrects and _reopens(dispatch, job, ended, application)
-    next_attempt = _next_attempt(dispatch, attempt, ended, facts["node"]) if reopens else None
+    next_attempt = None
+    if wish is not None:
+        next_attempt = attempt_after_wish(dispatch, attempt, wish)
+    elif not corrects and _reopens(dispatch, job, ended, application):
+        next_attempt = _next_attempt(dispatch, attempt, ended, facts["node"])
     end = _End(ended, facts, status, answer, next_attempt, corrects)
     _write_files(dispatch, job, attempt, end)
     with dispatch.leadership.writing() as session:
@@ -92,7 +99,7 @@ def publish_end(
         for name, value in facts.items():
             setattr(attempt_row, name, value)
         if next_attempt is not None:
-            _open_new_attempt(dispatch, session, row, attempt_row, ended, next_attempt)
+            _open_new_attempt(dispatch, session, row, attempt_row, ended, next_attempt, wish)
         else:
             _store_end(dispatch, session, row, attempt_row, end)
     log.info(
@@ -101,7 +108,7 @@ def publish_end(
         attempt=attempt.number,
         state=ended.state.value,
         detail=ended.detail,
-        new_attempt=reopens,
+        new_attempt=next_attempt is not None,
     )
 
 
@@ -259,21 +266,46 @@ def _next_attempt(dispatch: Dispatch, old: Attempt, ended: Ended, node: str | No
     return new_attempt_row(old.job_id, old.number + 1, instance, dispatch.now(), excluded_nodes=avoided)
 
 
+def attempt_after_wish(dispatch: Dispatch, old: Attempt, wish: ResubmitWish) -> Attempt:
+    """The row of the attempt that somebody asked for."""
+    excludes = dispatch.scheduler.capabilities.can_exclude_nodes
+    avoided = list(dict.fromkeys([*old.excluded_nodes, *wish.excluded_nodes])) if excludes else []
+    instance = dispatch.folder.instance()
+    return new_attempt_row(old.job_id, old.number + 1, instance, dispatch.now(), excluded_nodes=avoided)
+
+
 def _open_new_attempt(
-    dispatch: Dispatch, session: Session, job: Job, old: Attempt, ended: Ended, following: Attempt
+    dispatch: Dispatch,
+    session: Session,
+    job: Job,
+    old: Attempt,
+    ended: Ended,
+    following: Attempt,
+    wish: ResubmitWish | None,
 ) -> None:
     """End the old attempt and open the next in one transaction: nobody ever sees the job as failed in between."""
-    before = job.state
     old.state = ended.state
     old.failure_reason = ended.failure_reason
     old.counts = not ended.ended_by_portal
+    change = Change(dispatch.now(), ended.source, f"{ended.detail} It goes in again.", ended.by)
+    go_on_with(session, job, following, change, wish)
+
+
+def go_on_with(
+    session: Session, job: Job, following: Attempt, change: Change, wish: ResubmitWish | None = None
+) -> None:
+    """Let the job go on with a new attempt, and with what the wish asks for, which is carried out by that."""
+    before = job.state
     session.add(following)
     job.attempt_number = following.number
     job.state = JobState.ACCEPTED
     job.failure_reason = None
     job.started_at = job.ended_at = None
-    detail = f"{ended.detail} It goes in again."
-    add_event(session, job, before, Change(dispatch.now(), ended.source, detail, ended.by))
+    if wish is not None:
+        job.resources = dict(wish.resources)
+        job.cancel_asked_at = job.cancel_asked_by = None
+    job.resubmit_asked_at = job.resubmit_wish = None
+    add_event(session, job, before, change)
 
 
 def _store_end(dispatch: Dispatch, session: Session, job: Job, attempt: Attempt, end: _End) -> None:

@@ -9,11 +9,11 @@ from sqlalchemy.orm import Session
 from portal.applications.definition import Application
 from portal.clock import parse_utc_text
 from portal.dispatch.records import moment, read_record
-from portal.jobs.changes import read_changes
+from portal.jobs.changes import read_changes, read_resubmit_wish
 from portal.jobs.directory import AttemptDirectory, JobDirectory
-from portal.jobs.job_config import JobConfig
+from portal.jobs.job_config import JobConfig, read_job_config
 from portal.jobs.models import Attempt, Job, JobResult
-from portal.jobs.rows import insert_job, new_attempt_row
+from portal.jobs.rows import insert_job, new_attempt_row, resources_of
 from portal.jobs.states import FailureReason, JobState
 from portal.jobs.store import Change, add_event
 from portal.mail.outbox import owe_mail
@@ -50,12 +50,33 @@ def insert_with_attempts(
         return
     session.flush()
     last = session.get_one(Attempt, (job.job_id, numbers[-1]))
+    _restore_resources(job, directory.attempt(last.number))
     _give_up_older(session, job, last)
     verdict = read_record(directory.attempt(last.number).verdict)
     if verdict is not None and verdict.get("next_attempt") == last.number + 1:
         _open_promised(session, job, last, verdict, instance)
     else:
         _point_at_last(session, job, last, verdict, mail_domain)
+    _restore_resubmission(job, directory)
+
+
+def _restore_resources(job: Job, files: AttemptDirectory) -> None:
+    """What the last attempt was given: more than the job asked for at first, where somebody asked for more since."""
+    try:
+        job.resources = resources_of(read_job_config(files.config)) or job.resources
+    except (OSError, ValueError):
+        return  # it was never prepared
+
+
+def _restore_resubmission(job: Job, directory: JobDirectory) -> None:
+    """A wish that was not carried out goes on being one; of one that was, an unprepared attempt has its resources."""
+    wish = read_resubmit_wish(directory)
+    if wish is None:
+        return
+    if wish.after_attempt == job.attempt_number:
+        job.resubmit_asked_at, job.resubmit_wish = wish.asked_at, wish.as_json()
+    elif wish.after_attempt == job.attempt_number - 1:
+        job.resources = dict(wish.resources)
 
 
 def _restore_wish(job: Job, directory: JobDirectory) -> None:

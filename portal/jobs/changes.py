@@ -9,12 +9,26 @@ from typing import Any
 
 from portal.clock import utc_text
 from portal.jobs.directory import JobDirectory
+from portal.jobs.wish import ResubmitWish
 from portal.node.durable import write_durably
 
 
 def note_cancel_wish(directory: JobDirectory, at: datetime, by: str) -> None:
     """Write down that somebody wants the job cancelled. Raises OSError."""
     _update(directory, {"cancel_asked_at": utc_text(at), "cancel_asked_by": by})
+
+
+def note_resubmit_wish(directory: JobDirectory, wish: ResubmitWish) -> None:
+    """Write down that somebody wants the job to run again. An earlier cancellation is over then. Raises OSError."""
+    _update(directory, {"cancel_asked_at": None, "cancel_asked_by": None, "resubmit": wish.as_json()})
+
+
+def read_resubmit_wish(directory: JobDirectory) -> ResubmitWish | None:
+    """The last wish that the job run again, whether or not it was carried out; None where there is none."""
+    try:
+        return ResubmitWish.from_json(read_changes(directory).get("resubmit"))
+    except ValueError:
+        return None
 
 
 def read_changes(directory: JobDirectory) -> dict[str, Any]:

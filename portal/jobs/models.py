@@ -39,12 +39,17 @@ class Job(Base):
     ended_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     cancel_asked_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     cancel_asked_by: Mapped[str | None]
+    resubmit_asked_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    """When somebody asked that it run again; None once the dispatcher has seen to it."""
+    resubmit_wish: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    """By whom and with what: `portal.jobs.wish.ResubmitWish` as JSON."""
     version: Mapped[int] = mapped_column(default=1)
 
     __table_args__ = (
         Index("ix_jobs_state_created", "state", "created_at"),
         Index("ix_jobs_owner_created", "owner", "created_at"),
         Index("ix_jobs_session", "session_id"),
+        Index("ix_jobs_resubmit", "resubmit_asked_at"),
     )
 
 

@@ -1,10 +1,11 @@
-"""The pages of jobs: one job, its state for the page's script, the wish to cancel it, and the visitor's own list."""
+"""The pages of jobs: one job, its state for the script, the wishes to cancel it or run it again, and one's own list."""
 
 from flask import Blueprint, Response, make_response, redirect, request, url_for
 from flask.typing import ResponseReturnValue
 
 from portal.jobs.ids import is_job_id
 from portal.jobs.service import job_not_found
+from portal.web.changes import changes_from_form
 from portal.web.context import web
 from portal.web.job_list import build_job_list
 from portal.web.job_page import build_job_page
@@ -51,6 +52,17 @@ def cancel(job_id: str) -> ResponseReturnValue:
     viewer = browser_viewer()
     find_job(viewer, job_id)
     web().jobs.ask_cancel(viewer, job_id)
+    return redirect(url_for("jobs.page", job_id=job_id), 303)
+
+
+@blueprint.post("/jobs/<job_id>/resubmit")
+def resubmit(job_id: str) -> ResponseReturnValue:
+    """Ask that the job run again, and show it again; the attempt that the page showed makes a second click harmless."""
+    viewer = browser_viewer()
+    find_job(viewer, job_id)
+    seen = request.form.get("attempt", "")
+    after_attempt = int(seen) if seen.isdecimal() else None
+    web().resubmission.ask(viewer, job_id, changes_from_form(), after_attempt=after_attempt)
     return redirect(url_for("jobs.page", job_id=job_id), 303)
 
 
