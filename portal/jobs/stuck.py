@@ -180,7 +180,7 @@ def _mail(session: Session, now: datetime) -> list[Stuck]:
             "mail",
             row.job_id,
             row.created_at,
-            f"Mail to {row.recipient} waits: {row.last_error or 'nothing has gone wrong, so a cap holds it up'}",
+            f"Mail to {row.recipient} waits: {row.last_error or 'no try has failed, so a cap holds it up, or nobody sends'}",
         )
         for row in session.scalars(query)
     ]

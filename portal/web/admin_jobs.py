@@ -10,12 +10,13 @@ from portal.jobs import words
 from portal.jobs.ids import is_job_id
 from portal.jobs.resubmission import ManyAsked
 from portal.jobs.selection import JobFilter
-from portal.jobs.states import FAILURE_WORDS, FailureReason
+from portal.jobs.states import FAILURE_WORDS, FailureReason, JobState
 from portal.jobs.store import JobRecord
 from portal.jobs.wish import changes_in_words
 from portal.web.changes import CHANGE_FIELDS, changes_from_form
 from portal.web.context import web
 from portal.web.job_filter import STATES, TypedFilter, cursor_text, parse_cursor
+from portal.web.job_page import sentence_beside_badge, took
 from portal.web.pages import TONES, render_page
 from portal.web.visitors import browser_viewer
 
@@ -133,9 +134,18 @@ def _row(record: JobRecord, typed: TypedFilter) -> Row:
         application_title=application.title if application else job.application,
         word=words.state_word(record),
         tone=TONES[job.state],
-        sentence=words.standing(record),
+        sentence=_what_happened(record),
         can_run_again=job.resubmit_asked_at is None and job.state.is_final is not typed.is_of_unfinished,
     )
+
+
+def _what_happened(record: JobRecord) -> str:
+    """In a few words beside the badge: where, and after how long; of what has not failed, where it stands."""
+    if record.job.state is not JobState.FAILED:
+        return sentence_beside_badge(words.standing(record))
+    where = f"on {record.attempt.node}" if record.attempt.node else ""
+    ran = took(record, web().clock.now_utc())
+    return " ".join(part for part in (where, f"after {ran}" if ran else "before it started") if part)
 
 
 def _chosen(typed: TypedFilter) -> tuple[list[tuple[str, int]], int]:

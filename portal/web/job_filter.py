@@ -62,7 +62,7 @@ class TypedFilter:
         words = ["portal", "resubmit"]
         if self.is_of_unfinished:
             words.append("--unfinished")
-        elif self.state != "failed":
+        elif self.state != "failed" or set(self.texts) <= {"state"}:
             words += ["--state", self.state]
         for name in FIELDS[1:]:
             if name in self.texts:
