@@ -58,7 +58,7 @@ _node = Parsed("node", parse_node)
 @click.option("--owner", type=Email(), help="Those of this person.")
 @click.option("--since", type=_moment, help="Those that ended since then: 30m, 6h, 1d, 2w ago, or a day or time (UTC).")
 @click.option("--until", type=_moment, help="Those that ended before then.")
-@click.option("--state", type=click.Choice(list(_STATES)), help="With the other choices: failed (the default), or so.")
+@click.option("--state", type=click.Choice(list(_STATES)), help="Those that are so; failed unless this is said.")
 @click.option("--unfinished", is_flag=True, help="Those that have not ended and that the scheduler does not have.")
 @click.option("--memory", type=Parsed("memory", parse_memory_mib), help="With so much memory: 512M, 16G.")
 @click.option("--time-limit", type=Parsed("time", parse_minutes), help="With this time limit: 90m, 2h, 1d.")
@@ -116,6 +116,8 @@ def resubmit(
         run.tell(run.ask(dry_run=True), "would run again")
     elif job_ids or yes or run.is_confirmed():
         run.tell(run.ask(dry_run=False), "asked to run again")
+    else:
+        raise click.Abort
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,7 @@ class _Run:
         """
         if not self.chosen:
             return True
-        if not sys.stdin.isatty():
+        if not _is_terminal():
             raise click.UsageError(f"this is about {_jobs(len(self.chosen))}: without a terminal it needs --yes")
         self._show([job_id for job_id, _ in self.chosen], err=True)
         how = changes_in_words(self.changed.memory_mib, self.changed.time_limit_minutes, self.changed.exclude_nodes)
@@ -180,6 +182,10 @@ class _Run:
         say_table([("", *_row(record)) for record in records], err=err)
         if len(job_ids) > _SHOWN:
             say(f"  and {len(job_ids) - _SHOWN} more", err=err)
+
+
+def _is_terminal() -> bool:
+    return sys.stdin.isatty()
 
 
 def _jobs(count: int) -> str:

@@ -58,7 +58,10 @@ class TypedFilter:
         return urlencode(self.texts)
 
     def as_command(self) -> str:
-        """`portal resubmit` with the same filter, to be copied."""
+        """`portal resubmit` with the same filter, to be copied; empty where the command has no such filter."""
+        is_about_failures = self.state in ("failed", "cancelled")
+        if not is_about_failures and (not self.is_of_unfinished or "failure" in self.texts):
+            return ""
         words = ["portal", "resubmit"]
         if self.is_of_unfinished:
             words.append("--unfinished")
