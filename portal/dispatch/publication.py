@@ -11,20 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from portal.applications.definition import Application
 from portal.clock import parse_utc_text
 from portal.dispatch.context import Dispatch
-from portal.dispatch.decide import Ended, opens_new_attempt
+from portal.dispatch.decide import Ended
+from portal.dispatch.next_attempt import attempt_after_failure, attempt_after_wish, go_on_with, policy_reopens
 from portal.dispatch.records import END_FIELDS, as_json, write_verdict
 from portal.jobs.directory import FILE_MODE, AttemptDirectory, JobDirectory
 from portal.jobs.job_files import read_tail
 from portal.jobs.models import Attempt, Job, JobResult
-from portal.jobs.rows import new_attempt_row
-from portal.jobs.states import CORRECTABLE_REASONS, FailureReason, JobState
-from portal.jobs.store import Change, add_event, change_state
+from portal.jobs.states import CORRECTABLE_REASONS, JobState
+from portal.jobs.store import Change, change_state
 from portal.jobs.wish import ResubmitWish
 from portal.mail.outbox import mail_domain, owe_mail
 from portal.node.durable import fsync_folder
@@ -87,8 +86,8 @@ def publish_end(
     next_attempt = None
     if wish is not None:
         next_attempt = attempt_after_wish(dispatch, attempt, wish)
-    elif not corrects and _reopens(dispatch, job, ended, application):
-        next_attempt = _next_attempt(dispatch, attempt, ended, facts["node"])
+    elif not corrects and policy_reopens(dispatch, job, ended, application):
+        next_attempt = attempt_after_failure(dispatch, attempt, ended, facts["node"])
     end = _End(ended, facts, status, answer, next_attempt, corrects)
     _write_files(dispatch, job, attempt, end)
     with dispatch.leadership.writing() as session:
@@ -240,40 +239,6 @@ def _verdict(attempt: Attempt, end: _End) -> dict[str, Any]:
     }
 
 
-def _reopens(dispatch: Dispatch, job: Job, ended: Ended, application: Application | None) -> bool:
-    policy = application.policy if application else None
-    with dispatch.database.reading() as session:
-        counted = session.scalar(
-            select(func.count()).select_from(Attempt).where(Attempt.job_id == job.job_id, Attempt.counts)
-        )
-        cancel_was_asked = session.get_one(Job, job.job_id).cancel_asked_at is not None
-    return opens_new_attempt(
-        ended,
-        resubmits=policy is not None and policy.on_node_failure == "resubmit",
-        counted_attempts=counted or 0,
-        max_attempts=policy.max_attempts if policy else 0,
-        cancel_was_asked=cancel_was_asked,
-    )
-
-
-def _next_attempt(dispatch: Dispatch, old: Attempt, ended: Ended, node: str | None) -> Attempt:
-    """The row of the attempt with which the job goes on; a node that failed is left out where the scheduler can."""
-    avoided = list(old.excluded_nodes)
-    excludes = dispatch.scheduler.capabilities.can_exclude_nodes
-    if excludes and ended.failure_reason is FailureReason.NODE_FAILURE and node and node not in avoided:
-        avoided.append(node)
-    instance = dispatch.folder.instance()
-    return new_attempt_row(old.job_id, old.number + 1, instance, dispatch.now(), excluded_nodes=avoided)
-
-
-def attempt_after_wish(dispatch: Dispatch, old: Attempt, wish: ResubmitWish) -> Attempt:
-    """The row of the attempt that somebody asked for."""
-    excludes = dispatch.scheduler.capabilities.can_exclude_nodes
-    avoided = list(dict.fromkeys([*old.excluded_nodes, *wish.excluded_nodes])) if excludes else []
-    instance = dispatch.folder.instance()
-    return new_attempt_row(old.job_id, old.number + 1, instance, dispatch.now(), excluded_nodes=avoided)
-
-
 def _open_new_attempt(
     dispatch: Dispatch,
     session: Session,
@@ -289,23 +254,6 @@ def _open_new_attempt(
     old.counts = not ended.ended_by_portal
     change = Change(dispatch.now(), ended.source, f"{ended.detail} It goes in again.", ended.by)
     go_on_with(session, job, following, change, wish)
-
-
-def go_on_with(
-    session: Session, job: Job, following: Attempt, change: Change, wish: ResubmitWish | None = None
-) -> None:
-    """Let the job go on with a new attempt, and with what the wish asks for, which is carried out by that."""
-    before = job.state
-    session.add(following)
-    job.attempt_number = following.number
-    job.state = JobState.ACCEPTED
-    job.failure_reason = None
-    job.started_at = job.ended_at = None
-    if wish is not None:
-        job.resources = dict(wish.resources)
-        job.cancel_asked_at = job.cancel_asked_by = None
-    job.resubmit_asked_at = job.resubmit_wish = None
-    add_event(session, job, before, change)
 
 
 def _store_end(dispatch: Dispatch, session: Session, job: Job, attempt: Attempt, end: _End) -> None:

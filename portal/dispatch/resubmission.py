@@ -15,7 +15,8 @@ from portal.dispatch.context import Dispatch, handle_of
 from portal.dispatch.decide import Ended
 from portal.dispatch.evidence import Hearts, gather_evidence, take_claim
 from portal.dispatch.isolation import kept_apart
-from portal.dispatch.publication import attempt_after_wish, go_on_with, publish_end, withdraw_markers
+from portal.dispatch.next_attempt import attempt_after_wish, go_on_with
+from portal.dispatch.publication import publish_end, withdraw_markers
 from portal.dispatch.records import read_record, write_verdict
 from portal.errors import SchedulerError
 from portal.jobs.models import Attempt, Job, JobResult

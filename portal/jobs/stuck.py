@@ -29,6 +29,7 @@ OVER_TIME = timedelta(minutes=30)
 MAIL = timedelta(hours=1)
 """The first tries come within minutes, and a cap lets everything out within the hour."""
 MOST_OF_A_KIND = 200
+_NO_TRY_FAILED = "no try has failed, so that a cap holds it up, or nobody sends"
 
 
 @dataclass(frozen=True)
@@ -180,7 +181,7 @@ def _mail(session: Session, now: datetime) -> list[Stuck]:
             "mail",
             row.job_id,
             row.created_at,
-            f"Mail to {row.recipient} waits: {row.last_error or 'no try has failed, so a cap holds it up, or nobody sends'}",
+            f"Mail to {row.recipient} waits: {row.last_error or _NO_TRY_FAILED}",
         )
         for row in session.scalars(query)
     ]

@@ -23,7 +23,9 @@ RAN = (JobState.SUBMITTING, JobState.QUEUED, JobState.RUNNING)
 def portal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WebPortal]:
     """A portal where the command looks for one; it reaches a cluster, so that nodes can be left out."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "portal.toml").write_text('[portal]\nbase_url = "https://portal.example.org"\n[scheduler]\nkind = "slurm"\n')
+    (tmp_path / "portal.toml").write_text(
+        '[portal]\nbase_url = "https://portal.example.org"\n[scheduler]\nkind = "slurm"\n'
+    )
     portal = make_portal(tmp_path, scheduler={"kind": "slurm"})
     yield portal
     portal.parts.database.close()

@@ -10,7 +10,8 @@ NOW = datetime(2026, 11, 24, 6, 0, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(
-    ("text", "mib"), [("16G", 16384), ("512M", 512), ("512", 512), (" 2 tib ", 2 * 1024**2), ("1gb", 1024), ("2048K", 2)]
+    ("text", "mib"),
+    [("16G", 16384), ("512M", 512), ("512", 512), (" 2 tib ", 2 * 1024**2), ("1gb", 1024), ("2048K", 2)],
 )
 def test_memory(text: str, mib: int) -> None:
     assert parse_memory_mib(text) == mib
