@@ -22,10 +22,12 @@ from portal.jobs.acceptance import Acceptance
 from portal.jobs.directory import JobsFolder
 from portal.jobs.keys import Keys, load_or_make_secret
 from portal.jobs.node_files import NodeFiles, current_helper, install_node_files
+from portal.jobs.resubmission import Resubmission
 from portal.jobs.service import JobService
 from portal.jobs.store import has_jobs
 from portal.mail.outbox import OutboxSender, mail_domain
 from portal.mail.transport import transport_from_settings
+from portal.people.sign_in import People
 from portal.schedulers.base import Scheduler
 from portal.schedulers.commands import LocalRunner
 from portal.schedulers.helper import LOCAL_CALL_SECONDS, Helper
@@ -53,6 +55,8 @@ class Parts:
     catalog: Catalog
     keys: Keys
     jobs: JobService
+    resubmission: Resubmission
+    people: People
 
 
 def build_parts(settings: Settings, clock: Clock | None = None) -> Parts:
@@ -71,14 +75,15 @@ def build_parts(settings: Settings, clock: Clock | None = None) -> Parts:
     base_url = settings.portal.base_url
     acceptance = Acceptance(database, folder, catalog, clock, settings.limits, base_url)
     service = JobService(acceptance, database, folder, catalog, keys, clock, base_url)
-    return Parts(settings, clock, database, folder, catalog, keys, service)
+    resubmission = Resubmission(service, clock, settings)
+    return Parts(settings, clock, database, folder, catalog, keys, service, resubmission, People(database, clock))
 
 
 def create_app(settings: Settings, parts: Parts | None = None) -> Flask:
     """The web application, over `parts` where they are built already. Raises SettingsError or StorageError."""
     parts = parts or build_parts(settings)
     misses = Misses(settings.limits.misses_per_minute_per_ip)
-    return make_site(Web(settings, parts.clock, parts.keys, parts.jobs, misses))
+    return make_site(Web(settings, parts.clock, parts.keys, parts.jobs, parts.resubmission, parts.people, misses))
 
 
 def _refuse_an_empty_folder(database: Database, folder: JobsFolder) -> None:

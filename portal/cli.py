@@ -18,6 +18,8 @@ from portal.commands.deletion import delete, purge
 from portal.commands.jobs import cancel, list_jobs, show, submit
 from portal.commands.output import complain
 from portal.commands.recovery import backup, reindex
+from portal.commands.resubmit import resubmit
+from portal.commands.user import user
 from portal.errors import InvalidInputError, PortalError, SettingsError
 from portal.lifeline import follow_lifeline_from_environment
 from portal.privileges import UMASK
@@ -52,7 +54,23 @@ def cli(ctx: click.Context, config: Path | None) -> None:
     ctx.obj = CommandContext(config)
 
 
-for command in (serve, web, dispatcher, client, submit, list_jobs, show, cancel, delete, purge, reindex, backup, check):
+for command in (
+    serve,
+    web,
+    dispatcher,
+    client,
+    submit,
+    list_jobs,
+    show,
+    cancel,
+    resubmit,
+    delete,
+    purge,
+    reindex,
+    backup,
+    user,
+    check,
+):
     cli.add_command(command)
 
 

@@ -29,10 +29,12 @@ from portal.dispatch.dispatcher import Dispatcher
 from portal.dispatch.leadership import Leadership
 from portal.errors import NotFoundError
 from portal.jobs.acceptance import Acceptance, Submission
+from portal.jobs.access import Viewer
 from portal.jobs.directory import AttemptDirectory, JobDirectory, JobsFolder
 from portal.jobs.keys import Keys
 from portal.jobs.models import Attempt, Job, JobEvent, MailOutbox
 from portal.jobs.node_files import NodeFiles, install_node_files
+from portal.jobs.resubmission import Changes, Resubmission
 from portal.jobs.service import JobService
 from portal.jobs.states import JobState
 from portal.jobs.store import JobRecord, read_health
@@ -52,6 +54,7 @@ from tests.status_files import STARTED
 
 GRACE_SECONDS = 60.0
 ANN = "ann@example.org"
+ADMINISTRATOR = Viewer(is_administrator=True)
 
 _DEFINITION = """
 title = "{name}"
@@ -158,6 +161,8 @@ class Portal:
         catalog: Any = self.shelf
         base_url = self.settings.portal.base_url
         self.jobs = make_service(self.database, self.folder, catalog, self.keys, self.clock, base_url)
+        self.resubmission = Resubmission(self.jobs, self.clock, self.settings)
+        self.resubmission.can_exclude_nodes = self.scheduler.capabilities.can_exclude_nodes
 
     def take_over(self) -> None:
         """A dispatcher begins."""
@@ -284,6 +289,10 @@ class Portal:
     def ask_cancel(self, job_id: str, by: str = ANN) -> None:
         """Somebody who may do so wishes the job cancelled."""
         self.jobs._store_cancel_wish(job_id, by)
+
+    def resubmit(self, job_id: str, *, unfinished: bool = False, **changed: Any) -> bool:
+        """An administrator asks that the job run again; False where it had been asked for."""
+        return self.resubmission.ask(ADMINISTRATOR, job_id, Changes(**changed), unfinished=unfinished)
 
     # Files
 

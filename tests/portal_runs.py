@@ -1,5 +1,8 @@
 """A whole portal without its pages: the services, a dispatcher in a thread, and compute clients as processes."""
 
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -73,6 +76,24 @@ class PortalRun:
     def attempt_folder(self, job_id: str, number: int) -> str:
         """Where an attempt's program runs."""
         return str(self.parts.folder.job(job_id).attempt(number).work)
+
+    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run `portal` with the settings of this portal."""
+        settings = self.parts.settings
+        environment = os.environ | {
+            "PORTAL_PORTAL__JOBS_DIR": str(settings.portal.jobs_dir),
+            "PORTAL_PORTAL__DATABASE_URL": settings.portal.database_url,
+            "PORTAL_PORTAL__TEMPLATES_DIR": str(settings.portal.templates_dir),
+        }
+        command = [sys.executable, "-P", "-m", "portal", *arguments]
+        return subprocess.run(
+            command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=60, check=False
+        )
+
+    def start_by_hand(self, job_id: str, number: int) -> None:
+        """Start the batch script of an attempt once more, as a scheduler might, and wait for its end."""
+        files = self.parts.folder.job(job_id).attempt(number)
+        subprocess.run([str(files.job_script)], cwd=files.work, timeout=60, check=False, capture_output=True)
 
     def mails(self) -> list[Path]:
         """What has gone out."""

@@ -8,8 +8,9 @@ from portal.applications.fields import AnswerRegex, DirectiveValue, Line, PathIn
 from portal.applications.mistakes import wrong_key
 from portal.applications.texts import first_unsafe_in_line, quoted
 
-_MOST_MINUTES = 10 * 366 * 24 * 60
-_MOST_MIB = 1024**3
+MOST_MINUTES = 10 * 366 * 24 * 60
+MOST_MIB = 1024**3
+"""More of either is a mistake, whoever asks."""
 _MOST_CPUS = 100_000
 
 
@@ -22,13 +23,13 @@ class Section(BaseModel):
 class Resources(Section):
     """What one attempt asks the scheduler for, and up to what a visitor may raise it."""
 
-    time_limit_minutes: WholeNumber = Field(5, ge=1, le=_MOST_MINUTES)
-    memory_mib: WholeNumber = Field(256, ge=1, le=_MOST_MIB)
+    time_limit_minutes: WholeNumber = Field(5, ge=1, le=MOST_MINUTES)
+    memory_mib: WholeNumber = Field(256, ge=1, le=MOST_MIB)
     cpus: WholeNumber = Field(1, ge=1, le=_MOST_CPUS)
     gres: DirectiveValue | None = None
     partition: DirectiveValue | None = None
-    time_limit_minutes_max: WholeNumber | None = Field(None, ge=1, le=_MOST_MINUTES)
-    memory_mib_max: WholeNumber | None = Field(None, ge=1, le=_MOST_MIB)
+    time_limit_minutes_max: WholeNumber | None = Field(None, ge=1, le=MOST_MINUTES)
+    memory_mib_max: WholeNumber | None = Field(None, ge=1, le=MOST_MIB)
     cpus_max: WholeNumber | None = Field(None, ge=1, le=_MOST_CPUS)
 
     @model_validator(mode="after")

@@ -20,8 +20,10 @@ from portal.jobs import words
 from portal.jobs.acceptance import Submission
 from portal.jobs.states import JobState
 from portal.jobs.store import read_health
+from portal.jobs.stuck import find_stuck
 
 _RECENT_SECONDS = 30.0
+_STUCK_SHOWN = 3
 _WAIT_IN_QUEUE_SECONDS = 300.0
 """How long `--job` waits beyond the time limit of the job itself."""
 
@@ -102,6 +104,7 @@ def _of_running_portal(parts: Parts, with_job: bool) -> Iterator[Finding]:
             yield _finding("files", lambda: scheduler_checks.files(cluster.nodes))
     dispatcher = _dispatcher(parts)
     yield dispatcher
+    yield _finding("stuck", lambda: _stuck(parts))
     if with_job and dispatcher.verdict is Verdict.OK:
         yield _finding("job", lambda: _run_a_job(parts))
     elif with_job:
@@ -119,6 +122,20 @@ def _dispatcher(parts: Parts) -> Finding:
             "dispatcher", Verdict.WARNING, f"it last asked the scheduler {age_seconds:.0f} s ago: is it running?"
         )
     return Finding("dispatcher", Verdict.OK, f"it asked the scheduler {age_seconds:.0f} s ago")
+
+
+def _stuck(parts: Parts) -> site_checks.Seen:
+    """What waits for longer than it should. A warning: the portal itself works, and goes on trying."""
+    settings = parts.settings
+    with parts.database.reading() as session:
+        found = find_stuck(session, parts.clock.now_utc(), settings.scheduler.grace_seconds, settings.limits)
+    if not found:
+        return site_checks.Seen("nothing waits for longer than it should")
+    first = "; ".join(f"{one.job_id}: {one.sentence.rstrip('.')}" for one in found[:_STUCK_SHOWN])
+    more = (
+        f"; and {len(found) - _STUCK_SHOWN} more, see {parts.jobs.base_url}/admin/" if len(found) > _STUCK_SHOWN else ""
+    )
+    return site_checks.Seen(f"{len(found)} wait for longer than they should: {first}{more}", is_warning=True)
 
 
 def _run_a_job(parts: Parts) -> site_checks.Seen:

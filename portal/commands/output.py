@@ -11,9 +11,9 @@ from portal.logging_setup import one_line
 _MARGIN = "  "
 
 
-def say(text: str) -> None:
-    """One line on stdout."""
-    click.echo(one_line(text))
+def say(text: str, *, err: bool = False) -> None:
+    """One line on stdout, or on stderr."""
+    click.echo(one_line(text), err=err)
 
 
 def complain(text: str) -> None:
@@ -26,10 +26,10 @@ def say_json(data: Any) -> None:
     click.echo(json.dumps(data, indent=2))
 
 
-def say_table(rows: Sequence[Sequence[str]]) -> None:
+def say_table(rows: Sequence[Sequence[str]], *, err: bool = False) -> None:
     """Rows in columns as wide as they need to be; the last column is not padded."""
     shown = [[one_line(cell) for cell in row] for row in rows]
     widths = [max(len(row[column]) for row in shown) for column in range(len(shown[0]))] if shown else []
     for row in shown:
         padded = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
-        click.echo(_MARGIN.join(padded).rstrip())
+        click.echo(_MARGIN.join(padded).rstrip(), err=err)

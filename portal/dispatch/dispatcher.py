@@ -18,6 +18,7 @@ from portal.dispatch.housekeeping import keep_house
 from portal.dispatch.polling import Memory, correct_late, poll
 from portal.dispatch.reconciliation import reconcile
 from portal.dispatch.report import StartReport
+from portal.dispatch.resubmission import Resubmissions
 from portal.dispatch.submission import submit_accepted
 from portal.dispatch.tidying import Tidying
 from portal.dispatch.wishes import Wishes
@@ -47,6 +48,7 @@ class Dispatcher:
         self._sender = sender
         self._memory = Memory(Hearts(dispatch.clock))
         self._wishes = Wishes(dispatch.clock)
+        self._resubmissions = Resubmissions(dispatch.clock)
         self._tidying = Tidying()
         self._deletion = Deletion()
         self._report = StartReport()
@@ -80,6 +82,7 @@ class Dispatcher:
         if not self._is_reconciled:
             self._try("reconciliation", self._reconcile)
         self._try("wishes", lambda: self._wishes.carry_out(dispatch))
+        self._try("resubmissions", lambda: self._resubmissions.carry_out(dispatch))
         self._try("doubts", lambda: resolve_doubts(dispatch, self._memory))
         self._try("submission", lambda: submit_accepted(dispatch))
         self._every(dispatch.settings.scheduler.poll_seconds, "poll", lambda: poll(dispatch, self._memory))

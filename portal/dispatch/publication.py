@@ -11,21 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from portal.applications.definition import Application
 from portal.clock import parse_utc_text
 from portal.dispatch.context import Dispatch
-from portal.dispatch.decide import Ended, opens_new_attempt
+from portal.dispatch.decide import Ended
+from portal.dispatch.next_attempt import attempt_after_failure, attempt_after_wish, go_on_with, policy_reopens
 from portal.dispatch.records import END_FIELDS, as_json, write_verdict
 from portal.jobs.directory import FILE_MODE, AttemptDirectory, JobDirectory
 from portal.jobs.job_files import read_tail
 from portal.jobs.models import Attempt, Job, JobResult
 from portal.jobs.retention import kept_until_after
-from portal.jobs.rows import new_attempt_row
-from portal.jobs.states import CORRECTABLE_REASONS, FailureReason, JobState
-from portal.jobs.store import Change, add_event, change_state
+from portal.jobs.states import CORRECTABLE_REASONS, JobState
+from portal.jobs.store import Change, change_state
+from portal.jobs.wish import ResubmitWish
 from portal.mail.outbox import mail_domain, owe_mail
 from portal.node.durable import fsync_folder
 from portal.node.output_files import STDERR_NAME, STDOUT_NAME
@@ -72,8 +72,11 @@ def publish_end(
     status: StatusFile | None = None,
     reason: str | None = None,
     corrects: bool = False,
+    wish: ResubmitWish | None = None,
 ) -> None:
     """Make the end of the attempt that counts known, or open a new attempt where the application's policy says so.
+
+    With a `wish` it opens one whatever the policy says.
 
     Raises OSError where the disk refuses, StorageError where the database does, and StaleEpochError where a newer
     dispatcher is there: the job then stays as it was, and is looked at again.
@@ -83,8 +86,11 @@ def publish_end(
     ended = _with_shortfall(dispatch, attempt, ended)
     facts = _facts(dispatch, attempt, ended, observation, status, reason)
     answer = _find_answer(dispatch.attempt_directory(attempt), application) if _is_success(ended) else None
-    reopens = not corrects and _reopens(dispatch, job, ended, application)
-    next_attempt = _next_attempt(dispatch, attempt, ended, facts["node"]) if reopens else None
+    next_attempt = None
+    if wish is not None:
+        next_attempt = attempt_after_wish(dispatch, attempt, wish)
+    elif not corrects and policy_reopens(dispatch, job, ended, application):
+        next_attempt = attempt_after_failure(dispatch, attempt, ended, facts["node"])
     kept_until = kept_until_after(dispatch.now(), application)
     end = _End(ended, facts, status, answer, next_attempt, corrects, kept_until)
     _write_files(dispatch, job, attempt, end)
@@ -96,7 +102,7 @@ def publish_end(
         for name, value in facts.items():
             setattr(attempt_row, name, value)
         if next_attempt is not None:
-            _open_new_attempt(dispatch, session, row, attempt_row, ended, next_attempt)
+            _open_new_attempt(dispatch, session, row, attempt_row, ended, next_attempt, wish)
         else:
             _store_end(dispatch, session, row, attempt_row, end)
     log.info(
@@ -105,7 +111,7 @@ def publish_end(
         attempt=attempt.number,
         state=ended.state.value,
         detail=ended.detail,
-        new_attempt=reopens,
+        new_attempt=next_attempt is not None,
     )
 
 
@@ -238,47 +244,21 @@ def _verdict(attempt: Attempt, end: _End) -> dict[str, Any]:
     }
 
 
-def _reopens(dispatch: Dispatch, job: Job, ended: Ended, application: Application | None) -> bool:
-    policy = application.policy if application else None
-    with dispatch.database.reading() as session:
-        counted = session.scalar(
-            select(func.count()).select_from(Attempt).where(Attempt.job_id == job.job_id, Attempt.counts)
-        )
-        cancel_was_asked = session.get_one(Job, job.job_id).cancel_asked_at is not None
-    return opens_new_attempt(
-        ended,
-        resubmits=policy is not None and policy.on_node_failure == "resubmit",
-        counted_attempts=counted or 0,
-        max_attempts=policy.max_attempts if policy else 0,
-        cancel_was_asked=cancel_was_asked,
-    )
-
-
-def _next_attempt(dispatch: Dispatch, old: Attempt, ended: Ended, node: str | None) -> Attempt:
-    """The row of the attempt with which the job goes on; a node that failed is left out where the scheduler can."""
-    avoided = list(old.excluded_nodes)
-    excludes = dispatch.scheduler.capabilities.can_exclude_nodes
-    if excludes and ended.failure_reason is FailureReason.NODE_FAILURE and node and node not in avoided:
-        avoided.append(node)
-    instance = dispatch.folder.instance()
-    return new_attempt_row(old.job_id, old.number + 1, instance, dispatch.now(), excluded_nodes=avoided)
-
-
 def _open_new_attempt(
-    dispatch: Dispatch, session: Session, job: Job, old: Attempt, ended: Ended, following: Attempt
+    dispatch: Dispatch,
+    session: Session,
+    job: Job,
+    old: Attempt,
+    ended: Ended,
+    following: Attempt,
+    wish: ResubmitWish | None,
 ) -> None:
     """End the old attempt and open the next in one transaction: nobody ever sees the job as failed in between."""
-    before = job.state
     old.state = ended.state
     old.failure_reason = ended.failure_reason
     old.counts = not ended.ended_by_portal
-    session.add(following)
-    job.attempt_number = following.number
-    job.state = JobState.ACCEPTED
-    job.failure_reason = None
-    job.started_at = job.ended_at = None
-    detail = f"{ended.detail} It goes in again."
-    add_event(session, job, before, Change(dispatch.now(), ended.source, detail, ended.by))
+    change = Change(dispatch.now(), ended.source, f"{ended.detail} It goes in again.", ended.by)
+    go_on_with(session, job, following, change, wish)
 
 
 def _store_end(dispatch: Dispatch, session: Session, job: Job, attempt: Attempt, end: _End) -> None:

@@ -101,8 +101,8 @@ def _verdict_of_row(record: JobRecord, attempt: Attempt) -> dict[str, Any]:
         "state": attempt.state.value,
         "failure_reason": attempt.failure_reason.value if attempt.failure_reason else None,
         "ended_by_portal": not attempt.counts,
-        "answer": result.answer if result else None,
-        "warning": result.warning if result else None,
+        # Of an attempt that counts no more, the file alone knows what came of it.
+        **({"answer": result.answer, "warning": result.warning} if result else {}),
         "next_attempt": following.number if following else None,
         "next_excluded_nodes": following.excluded_nodes if following else [],
         **({"kept_until": as_json(record.job.kept_until)} if _is_the_end(record, attempt) else {}),
@@ -116,7 +116,10 @@ def _is_the_end(record: JobRecord, attempt: Attempt) -> bool:
 
 def _origin(record: JobRecord, attempt: Attempt) -> dict[str, Any]:
     """Where the end is known from, by the job's history."""
-    event = next((event for event in reversed(record.events) if _tells_the_end(event, attempt)), None)
+    history = list(reversed(record.events))
+    event = next((one for one in history if _is_its_end(one, attempt)), None)
+    # Where the next attempt was opened in place of an end, the event that opened it tells it.
+    event = event or next((one for one in history if _opens_the_next(one, attempt)), None)
     was_corrected = event is not None and event.from_state is not None and event.from_state.is_final
     return {
         "source": event.source if event else "directory",
@@ -126,10 +129,11 @@ def _origin(record: JobRecord, attempt: Attempt) -> dict[str, Any]:
     }
 
 
-def _tells_the_end(event: JobEvent, attempt: Attempt) -> bool:
-    if event.to_state.is_final:
-        return event.attempt_number == attempt.number
-    # The event that opened the next attempt is the one that ended this.
+def _is_its_end(event: JobEvent, attempt: Attempt) -> bool:
+    return event.to_state.is_final and event.attempt_number == attempt.number
+
+
+def _opens_the_next(event: JobEvent, attempt: Attempt) -> bool:
     return event.to_state is JobState.ACCEPTED and event.attempt_number == attempt.number + 1
 
 

@@ -14,11 +14,11 @@ from portal.applications.definition import Application
 from portal.clock import parse_utc_text
 from portal.dispatch.records import moment, read_record
 from portal.dispatch.restored_history import AttemptFiles, add_history
-from portal.jobs.changes import read_changes
+from portal.jobs.changes import read_changes, read_resubmit_wish
 from portal.jobs.directory import AttemptDirectory, JobDirectory
-from portal.jobs.job_config import JobConfig
+from portal.jobs.job_config import JobConfig, read_job_config
 from portal.jobs.models import Attempt, Job, JobEvent, JobResult
-from portal.jobs.rows import insert_job, new_attempt_row
+from portal.jobs.rows import insert_job, new_attempt_row, resources_of
 from portal.jobs.states import IN_SCHEDULER_STATES, FailureReason, JobState
 from portal.mail.restoration import restore_mail
 from portal.node import claim as claims
@@ -59,6 +59,7 @@ def bring_up_to_files(session: Session, job: Job, directory: JobDirectory, porta
     files = [_restore_attempt(session, job, number, directory.attempt(number), portal) for number in numbers]
     session.flush()
     last = files[-1]
+    _restore_resources(job, directory.attempt(last.attempt.number))
     _give_up_older(session, job, last.attempt)
     before = job.state
     opens_another = last.verdict is not None and last.verdict.get("next_attempt") == last.attempt.number + 1
@@ -69,6 +70,26 @@ def bring_up_to_files(session: Session, job: Job, directory: JobDirectory, porta
     add_history(session, job, before, files, known_until)
     for one in files:
         restore_mail(session, job, one.attempt, directory.attempt(one.attempt.number), one.verdict, portal.mail_domain)
+    _restore_resubmission(job, directory)
+
+
+def _restore_resources(job: Job, files: AttemptDirectory) -> None:
+    """What the last attempt was given: more than the job asked for at first, where somebody asked for more since."""
+    try:
+        job.resources = resources_of(read_job_config(files.config)) or job.resources
+    except (OSError, ValueError):
+        return  # it was never prepared
+
+
+def _restore_resubmission(job: Job, directory: JobDirectory) -> None:
+    """A wish that was not carried out goes on being one; of one that was, an unprepared attempt has its resources."""
+    wish = read_resubmit_wish(directory)
+    if wish is None:
+        return
+    if wish.after_attempt == job.attempt_number:
+        job.resubmit_asked_at, job.resubmit_wish = wish.asked_at, wish.as_json()
+    elif wish.after_attempt == job.attempt_number - 1:
+        job.resources = dict(wish.resources)
 
 
 def _restore_changes(job: Job, directory: JobDirectory) -> None:

@@ -7,7 +7,7 @@ lost call can no longer take effect.
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 import structlog
@@ -27,6 +27,7 @@ from portal.errors import DefinitionError, NotFoundError, SiteError, StorageErro
 from portal.jobs.directory import AttemptDirectory
 from portal.jobs.job_config import read_job_config
 from portal.jobs.models import Attempt, Job
+from portal.jobs.rows import resource_texts
 from portal.jobs.script import AttemptPlan, NodeMail, write_attempt
 from portal.jobs.states import IN_SCHEDULER_STATES, FailureReason, JobState
 from portal.jobs.store import Change, change_state
@@ -158,7 +159,7 @@ def _may_be_in_scheduler(dispatch: Dispatch, attempt: Attempt) -> bool:
 def _write_files(dispatch: Dispatch, job: Job, attempt: Attempt) -> Prepared:
     application = dispatch.catalog.get(job.application)
     directory = dispatch.folder.job(job.job_id)
-    config = read_job_config(directory.config)
+    config = replace(read_job_config(directory.config), resources=resource_texts(job.resources))
     spec = _spec(dispatch, application, job, attempt)
     plan = _plan(dispatch, application, attempt, dispatch.scheduler.directives(spec))
     files = write_attempt(directory, config, plan)

@@ -1,7 +1,7 @@
 """Who may see a job and who may change it, in one place.
 
-In this first form: the browser session that sent it in and the holder of its owner key may do both; the holder of
-the mailed key may look. A typed or remembered address proves nothing.
+Its owner who is signed in, an administrator, the browser session that sent it in and the holder of its owner key may
+do both; the holder of the mailed key may look. A typed or remembered address proves nothing.
 """
 
 from collections.abc import Mapping
@@ -17,15 +17,26 @@ class Viewer:
 
     session_id: str | None = None
     """Hash of their browser session, if it has sent something in."""
+    signed_in_session_id: str | None = None
+    """Hash of the session of the same browser that is signed in."""
+    person: str | None = None
+    """The address, in its canonical form, as which they are signed in."""
     viewed: Mapping[str, int] = field(default_factory=dict)
     """Jobs whose mailed key this browser has shown, with the key's generation."""
     owner_key: str | None = None
     """What came in the header X-Job-Key."""
     is_administrator: bool = False
 
+    @property
+    def session_ids(self) -> tuple[str, ...]:
+        """The sessions that they have."""
+        return tuple(one for one in (self.session_id, self.signed_in_session_id) if one is not None)
+
     def may_change(self, job: Job, keys: Keys) -> bool:
         """Whether they may cancel, resubmit or delete it."""
-        if self.is_administrator or (self.session_id is not None and self.session_id == job.session_id):
+        if self.is_administrator or self.person == job.owner:
+            return True
+        if job.session_id is not None and job.session_id in self.session_ids:
             return True
         return self.owner_key is not None and keys.is_valid(
             self.owner_key, Purpose.OWNER, job.job_id, job.key_generation
@@ -37,4 +48,4 @@ class Viewer:
 
     def name_for(self, job: Job) -> str:
         """What the job's history calls them."""
-        return "administrator" if self.is_administrator else job.owner
+        return self.person or ("administrator" if self.is_administrator else job.owner)

@@ -9,6 +9,7 @@ from typing import Any
 
 from portal.clock import utc_text
 from portal.jobs.directory import JobDirectory
+from portal.jobs.wish import ResubmitWish
 from portal.node.durable import write_durably
 
 
@@ -20,6 +21,19 @@ def note_cancel_wish(directory: JobDirectory, at: datetime, by: str) -> None:
 def note_delete_wish(directory: JobDirectory, at: datetime, by: str) -> None:
     """Write down that the job is to be deleted. Raises OSError."""
     _update(directory, {"delete_asked_at": utc_text(at), "delete_asked_by": by})
+
+
+def note_resubmit_wish(directory: JobDirectory, wish: ResubmitWish) -> None:
+    """Write down that somebody wants the job to run again. An earlier cancellation is over then. Raises OSError."""
+    _update(directory, {"cancel_asked_at": None, "cancel_asked_by": None, "resubmit": wish.as_json()})
+
+
+def read_resubmit_wish(directory: JobDirectory) -> ResubmitWish | None:
+    """The last wish that the job run again, whether or not it was carried out; None where there is none."""
+    try:
+        return ResubmitWish.from_json(read_changes(directory).get("resubmit"))
+    except ValueError:
+        return None
 
 
 def read_changes(directory: JobDirectory) -> dict[str, Any]:

@@ -44,6 +44,10 @@ class Job(Base):
     delete_asked_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     """From here on it looks to everybody as if it had gone; the dispatcher removes it."""
     delete_asked_by: Mapped[str | None]
+    resubmit_asked_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    """When somebody asked that it run again; None once the dispatcher has seen to it."""
+    resubmit_wish: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    """By whom and with what: `portal.jobs.wish.ResubmitWish` as JSON."""
     version: Mapped[int] = mapped_column(default=1)
 
     __table_args__ = (
@@ -52,6 +56,7 @@ class Job(Base):
         Index("ix_jobs_session", "session_id"),
         Index("ix_jobs_kept_until", "kept_until"),
         Index("ix_jobs_delete_asked", "delete_asked_at"),
+        Index("ix_jobs_resubmit", "resubmit_asked_at"),
     )
 
 

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from sqlalchemy.orm import Session
@@ -38,7 +38,7 @@ def insert_job(session: Session, config: JobConfig, application: Application | N
         state=JobState.ACCEPTED,
         failure_reason=None,
         attempt_number=1,
-        resources=_resources(config),
+        resources=resources_of(config),
         created_at=config.created_at,
         version=0,
     )
@@ -94,5 +94,11 @@ def as_number(text: str) -> float | None:
     return None if math.isnan(number) else number
 
 
-def _resources(config: JobConfig) -> dict[str, int | str]:
+def resources_of(config: JobConfig) -> dict[str, int | str]:
+    """The resources in a `config.ini`, of a job or of one attempt: numbers as numbers."""
     return {name: int(text) if re.fullmatch("[0-9]{1,18}", text) else text for name, text in config.resources.items()}
+
+
+def resource_texts(resources: Mapping[str, object]) -> dict[str, str]:
+    """A job's resources as `config.ini` has them."""
+    return {name: str(value) for name, value in resources.items()}

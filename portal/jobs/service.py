@@ -15,7 +15,18 @@ from portal.jobs.directory import JobsFolder, storage_error
 from portal.jobs.ids import is_job_id
 from portal.jobs.job_files import JobFile, open_job_file
 from portal.jobs.keys import Keys
-from portal.jobs.store import Change, JobRecord, add_event, load_record, load_records, newest_job_ids
+from portal.jobs.selection import Chosen, Cursor, JobFilter, choose_jobs, count_jobs
+from portal.jobs.states import JobState
+from portal.jobs.store import (
+    Change,
+    JobRecord,
+    add_event,
+    count_by_state,
+    load_record,
+    load_records,
+    newest_job_ids,
+    own_job_ids,
+)
 from portal.jobs.view import Output, job_outputs
 
 
@@ -60,10 +71,37 @@ class JobService:
             raise job_not_found()
         return record
 
-    def newest(self, limit: int, session_id: str | None = None) -> list[JobRecord]:
-        """The newest jobs, newest first: all of them, or those of one browser session."""
+    def newest(self, limit: int) -> list[JobRecord]:
+        """The newest of all jobs, newest first."""
         with self.database.reading() as session:
-            return load_records(session, newest_job_ids(session, limit, browser_session_id=session_id))
+            return load_records(session, newest_job_ids(session, limit))
+
+    def newest_of(self, viewer: Viewer, limit: int) -> list[JobRecord]:
+        """The newest jobs that are this viewer's own: sent in by their browser, or under the address they proved."""
+        if not viewer.session_ids and viewer.person is None:
+            return []
+        with self.database.reading() as session:
+            return load_records(session, own_job_ids(session, limit, viewer.session_ids, viewer.person))
+
+    def choose(self, wanted: JobFilter, limit: int | None = None, after: Cursor | None = None) -> list[Chosen]:
+        """The jobs that are as an administrator wants them, newest first, from behind the cursor on."""
+        with self.database.reading() as session:
+            return choose_jobs(session, wanted, limit=limit, after=after)
+
+    def count(self, wanted: JobFilter) -> int:
+        """How many jobs are as wanted."""
+        with self.database.reading() as session:
+            return count_jobs(session, wanted)
+
+    def count_by_state(self) -> dict[JobState, int]:
+        """How many jobs are in each state that any is in."""
+        with self.database.reading() as session:
+            return count_by_state(session)
+
+    def records(self, job_ids: Sequence[str]) -> list[JobRecord]:
+        """These jobs, in this order, for somebody who may see everything; those that do not exist are left out."""
+        with self.database.reading() as session:
+            return load_records(session, job_ids)
 
     def outputs(self, record: JobRecord) -> list[Output]:
         """The files of the attempt that counts."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeVar
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, func, or_, select
 from sqlalchemy.orm import Session
 
 from portal.jobs.models import Attempt, Job, JobEvent, JobInput, JobResult, MailOutbox, SchedulerHealth
@@ -81,14 +81,26 @@ def _by_job(rows: Iterable[RowT]) -> defaultdict[str, list[RowT]]:
     return grouped
 
 
-def newest_job_ids(session: Session, limit: int, *, browser_session_id: str | None = None) -> list[str]:
-    """The newest jobs first: all, or those that one browser session sent in."""
-    query = (
-        select(Job.job_id).where(Job.delete_asked_at.is_(None)).order_by(Job.created_at.desc(), Job.job_id).limit(limit)
-    )
-    if browser_session_id is not None:
-        query = query.where(Job.session_id == browser_session_id)
+def newest_job_ids(session: Session, limit: int) -> list[str]:
+    """The newest jobs first."""
+    query = select(Job.job_id).where(Job.delete_asked_at.is_(None))
+    return list(session.scalars(query.order_by(Job.created_at.desc(), Job.job_id).limit(limit)))
+
+
+def own_job_ids(session: Session, limit: int, browser_session_ids: Sequence[str], owner: str | None) -> list[str]:
+    """The newest first of those that these browser sessions sent in, and of those of this owner."""
+    is_own: ColumnElement[bool] = Job.session_id.in_(browser_session_ids)
+    if owner is not None:
+        is_own = or_(is_own, Job.owner == owner)
+    query = select(Job.job_id).where(is_own, Job.delete_asked_at.is_(None))
+    query = query.order_by(Job.created_at.desc(), Job.job_id).limit(limit)
     return list(session.scalars(query))
+
+
+def count_by_state(session: Session) -> dict[JobState, int]:
+    """How many jobs are in each state that any is in."""
+    rows = session.execute(select(Job.state, func.count()).group_by(Job.state)).all()
+    return {row[0]: row[1] for row in rows}
 
 
 def has_jobs(session: Session) -> bool:

@@ -101,6 +101,8 @@ def _reason_of_its_own(record: JobRecord) -> str | None:
 def advice(record: JobRecord) -> str:
     """What it means for the visitor and what comes next, in one or two sentences; empty where nothing is to be said."""
     job = record.job
+    if job.resubmit_asked_at is not None:
+        return "It was asked that it run again."
     if not job.state.is_final:
         if job.cancel_asked_at is not None:
             return "Its cancellation has been asked for."
@@ -130,6 +132,11 @@ def cancelled_by_words(who: str | None, owner: str) -> str:
     if who is None:
         return "an operator of the cluster"
     return "you" if who in (owner, "visitor") else who
+
+
+def resubmitter_words(who: str, owner: str) -> str:
+    """Who asked for another attempt, for a sentence: the owner by the address, and an administrator as one."""
+    return owner if who == owner else "an administrator"
 
 
 def visible(text: str) -> str:

@@ -72,5 +72,13 @@ def delete(job_id: str) -> ResponseReturnValue:
     return "", HTTPStatus.NO_CONTENT
 
 
+@blueprint.post("/jobs/<job_id>/resubmit")
+def resubmit(job_id: str) -> Response:
+    """Ask that the job run again, with the same inputs; asking twice is asking once."""
+    find_job(api_viewer(), job_id)
+    web().resubmission.ask(api_viewer(), job_id)
+    return jsonify(_job(web().jobs.record(job_id)))
+
+
 def _job(record: JobRecord) -> dict[str, Any]:
     return rest_object(record, web().jobs.outputs(record), web().jobs.base_url)

@@ -7,7 +7,9 @@ from flask import current_app
 
 from portal.clock import Clock
 from portal.jobs.keys import Keys
+from portal.jobs.resubmission import Resubmission
 from portal.jobs.service import JobService
+from portal.people.sign_in import People
 from portal.settings import Settings
 from portal.web.misses import Misses
 
@@ -22,6 +24,8 @@ class Web:
     clock: Clock
     keys: Keys
     jobs: JobService
+    resubmission: Resubmission
+    people: People
     misses: Misses
 
 

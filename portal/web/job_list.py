@@ -29,10 +29,8 @@ class JobRow:
 
 
 def build_job_list(viewer: Viewer) -> list[JobRow]:
-    """The jobs of this browser session, newest first; none where it has sent nothing in. Raises StorageError."""
-    if viewer.session_id is None:
-        return []
-    return [_row(record) for record in web().jobs.newest(MAX_ROWS, session_id=viewer.session_id)]
+    """The viewer's own jobs, newest first. Raises StorageError."""
+    return [_row(record) for record in web().jobs.newest_of(viewer, MAX_ROWS)]
 
 
 def _row(record: JobRecord) -> JobRow:

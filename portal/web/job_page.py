@@ -80,6 +80,7 @@ class JobPage:
     may_delete: bool
     kept_until: datetime | None
     """When it is deleted by itself, where that is so."""
+    may_run_again: bool
     scheduler: SchedulerStatus
     tag: str
     """What the page's script tells the portal that it shows already."""
@@ -129,6 +130,7 @@ def build_job_page(record: JobRecord, viewer: Viewer) -> JobPage:
         may_cancel=_may_cancel(record, viewer),
         may_delete=job.state.is_final and viewer.may_change(job, web().keys),
         kept_until=shown_date(job, purges=web().settings.limits.purge_expired),
+        may_run_again=application is not None and _may_run_again(record, viewer),
         scheduler=scheduler,
         tag=job_state(record, scheduler).tag,
     )
@@ -156,6 +158,13 @@ def took(record: JobRecord, now: datetime) -> str:
 def _may_cancel(record: JobRecord, viewer: Viewer) -> bool:
     job = record.job
     return not job.state.is_final and job.cancel_asked_at is None and viewer.may_change(job, web().keys)
+
+
+def _may_run_again(record: JobRecord, viewer: Viewer) -> bool:
+    """Whether the page offers it. Of a success it does not: the same inputs lead to the same answer."""
+    job = record.job
+    has_failed = job.state in (JobState.FAILED, JobState.CANCELLED)
+    return has_failed and job.resubmit_asked_at is None and viewer.may_change(job, web().keys)
 
 
 def _input_fact(record: JobRecord, row: JobInput, application: Application | None) -> Fact:

@@ -1,10 +1,11 @@
-"""The pages of jobs: one job, its state for the page's script, the wishes to cancel or delete it, and the own list."""
+"""The pages of jobs: one job, its state for the script, the wishes to cancel, run again or delete it, the own list."""
 
 from flask import Blueprint, Response, make_response, redirect, request, url_for
 from flask.typing import ResponseReturnValue
 
 from portal.jobs.ids import is_job_id
 from portal.jobs.service import job_not_found
+from portal.web.changes import changes_from_form
 from portal.web.context import web
 from portal.web.job_list import build_job_list
 from portal.web.job_page import build_job_page
@@ -73,6 +74,17 @@ def delete(job_id: str) -> ResponseReturnValue:
     find_job(viewer, job_id)
     web().jobs.ask_delete(viewer, job_id)
     return redirect(url_for("jobs.mine", deleted=job_id), 303)
+
+
+@blueprint.post("/jobs/<job_id>/resubmit")
+def resubmit(job_id: str) -> ResponseReturnValue:
+    """Ask that the job run again, and show it again; the attempt that the page showed makes a second click harmless."""
+    viewer = browser_viewer()
+    find_job(viewer, job_id)
+    seen = request.form.get("attempt", "")
+    after_attempt = int(seen) if seen.isdecimal() else None
+    web().resubmission.ask(viewer, job_id, changes_from_form(), after_attempt=after_attempt)
+    return redirect(url_for("jobs.page", job_id=job_id), 303)
 
 
 @blueprint.get("/results")

@@ -1,4 +1,4 @@
-"""Guessing job ids is rate-limited, in the memory of this process."""
+"""Guessing job ids and sign-in links is rate-limited, in the memory of this process."""
 
 from limits import RateLimitItemPerMinute
 from limits.storage import MemoryStorage
@@ -8,7 +8,7 @@ from portal.errors import TooManyRequestsError
 
 
 class Misses:
-    """Counts, by network address, the requests for jobs that do not exist or may not be seen."""
+    """Counts, by network address, the requests for what does not exist or may not be seen."""
 
     def __init__(self, per_minute: int) -> None:
         self._limit = RateLimitItemPerMinute(per_minute)
@@ -22,6 +22,6 @@ class Misses:
         """
         if not self._limiter.hit(self._limit, address):
             raise TooManyRequestsError(
-                f"More than {self._limit.amount} unknown job ids were asked for from your network within a minute. "
+                f"More than {self._limit.amount} unknown ids or links were tried from your network within a minute. "
                 "Please try again in a minute."
             )

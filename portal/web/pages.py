@@ -9,6 +9,7 @@ from portal.jobs.sizes import size_in_words
 from portal.jobs.states import JobState
 from portal.web.context import web
 from portal.web.scheduler_status import scheduler_status
+from portal.web.visitors import signed_in_person
 
 TONES = {
     JobState.ACCEPTED: "wait",
@@ -29,6 +30,7 @@ def render_page(template: str, **data: Any) -> str:
     """
     if "scheduler" not in data:
         data["scheduler"] = scheduler_status()
+    data["person"] = signed_in_person()
     settings = web().settings
     data["results_mib"] = settings.limits.results_mib if settings.shares_no_files else None
     return render_template(template, now=web().clock.now_utc(), **data)

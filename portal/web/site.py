@@ -7,8 +7,20 @@ from flask_bootstrap import Bootstrap5
 from flask_wtf.csrf import CSRFProtect  # type: ignore[import-untyped]
 
 from portal.people.sessions import LIFETIME
-from portal.web import api, applications, health, help, job_downloads, jobs, mail  # noqa: A004
+from portal.web import (
+    admin,
+    admin_jobs,
+    api,
+    applications,
+    health,
+    help,  # noqa: A004
+    job_downloads,
+    jobs,
+    mail,
+    sign_in,
+)
 from portal.web.access_log import install_access_log
+from portal.web.administration import hide_administration
 from portal.web.context import EXTENSION, Web
 from portal.web.errors import install_error_handlers
 from portal.web.headers import install_headers
@@ -33,9 +45,10 @@ def make_site(web: Web) -> Flask:
     install_filters(app)
     install_error_handlers(app)
     Bootstrap5(app)
+    hide_administration(app)  # before the check of tokens, whose answer would tell that there is something
     csrf = CSRFProtect(app)
     csrf.exempt(api.blueprint)  # it ignores cookies, so that nothing can be done in a browser's name
-    for family in (applications, jobs, job_downloads, mail, health, help, api):
+    for family in (applications, jobs, job_downloads, mail, health, help, sign_in, admin, admin_jobs, api):
         app.register_blueprint(family.blueprint)
     prefix = urlsplit(web.settings.portal.base_url).path
     if prefix:

@@ -6,6 +6,7 @@ from datetime import datetime
 from portal.jobs.models import Attempt
 from portal.jobs.states import FAILURE_WORDS, WORDS, JobState
 from portal.jobs.store import JobRecord
+from portal.jobs.words import resubmitter_words
 from portal.web.pages import TONES, duration
 
 WIDTH = 1000.0
@@ -35,6 +36,10 @@ class Bar:
     segments: tuple[Segment, ...]
     words: str
     """What the bar shows, in words: `waited 1 min 29 s, ran 18 s`."""
+    asked: str = ""
+    """Why there is this try, where it is not the first: who asked for it."""
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -53,9 +58,33 @@ def draw_timeline(record: JobRecord, now: datetime) -> list[Bar]:
     longest = max((span.total_seconds for span in spans), default=0.0) or 1.0
     usable = WIDTH * (1.0 if record.job.state.is_final else _ROOM_TO_GROW)
     return [
-        Bar(_label(attempt), _segments(attempt, span, (usable - _CAP) / longest), _words(attempt, span))
+        Bar(
+            _label(attempt),
+            _segments(attempt, span, (usable - _CAP) / longest),
+            _words(attempt, span),
+            _asked(record, attempt),
+            attempt.started_at,
+            attempt.ended_at,
+        )
         for attempt, span in zip(record.attempts, spans, strict=True)
     ]
+
+
+def _asked(record: JobRecord, attempt: Attempt) -> str:
+    """By the event that opened the try; empty for the first one, which the visitor sent in."""
+    if attempt.number == 1:
+        return ""
+    opening = next(
+        (
+            event
+            for event in record.events
+            if event.attempt_number == attempt.number and event.to_state is JobState.ACCEPTED
+        ),
+        None,
+    )
+    if opening is None or opening.source != "wish":
+        return "opened by the portal"
+    return f"asked for by {resubmitter_words(opening.by, record.job.owner)}"
 
 
 def _spans(attempt: Attempt, now: datetime) -> _Spans:

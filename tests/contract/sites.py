@@ -228,8 +228,12 @@ class Site(ABC):
 
     def check(self) -> str:
         """What `portal check` prints."""
-        command = [*self.command, sys.executable, "-P", "-m", "portal", "--config", str(self._config), "check"]
-        return subprocess.run(command, cwd="/", env=self._environment(), capture_output=True, text=True).stdout
+        return self.portal("check").stdout
+
+    def portal(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a command of this portal."""
+        command = [*self.command, sys.executable, "-P", "-m", "portal", "--config", str(self._config), *arguments]
+        return subprocess.run(command, cwd="/", env=self._environment(), capture_output=True, text=True)
 
     def kill_dispatcher(self) -> None:
         """SIGKILL to it, at whatever instruction it is."""

@@ -210,6 +210,7 @@ def test_check_has_a_line_for_each_part() -> None:
         "mail": "ok",
         "scheduler": "ok",
         "dispatcher": "warning",
+        "stuck": "ok",
     }
     assert "one account" in result.stdout
     job = portal("check", "--job")

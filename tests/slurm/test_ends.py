@@ -22,7 +22,7 @@ PARTITIONS = {
     "strict": "node1",
     "bare": "node1",  # as if there were no Python on it
     "low": "node2",  # where jobs of `short` take the place of those of others
-    "fragile": "node3",  # it dies
+    "fragile": "node3,node5",  # the first of them dies
     "crowded": "node4",  # somebody's job has all the room: what comes waits
     "asleep": "cloud1",  # it is to be woken up for a job, and does not wake up
 }
@@ -46,7 +46,7 @@ NOT_YOURS = "Nothing is wrong with your inputs."
 @pytest.fixture(scope="module")
 def site() -> Iterator[PortalSite]:
     """A portal whose applications are named after the partition that they ask for."""
-    options = ["--nodes", "4", "--no-ssh", *(["--cgroup"] if can_limit_memory() else [])]
+    options = ["--nodes", "5", "--no-ssh", *(["--cgroup"] if can_limit_memory() else [])]
     with ExitStack() as stack:
         cluster = stack.enter_context(own_cluster("ends", *options, extra_conf=CONF))
         folder = stack.enter_context(open_folder(cluster))
@@ -105,6 +105,20 @@ def test_its_node_died(site: PortalSite) -> None:
     says = slurm_says(site, job_id, "NODE_FAIL, node3")
     site.wait_for_page(job_id, f"The computer that it was given went away{HELD}.", says, NOT_YOURS)
     check_end(site, job_id, JobState.FAILED, FailureReason.NODE_FAILURE)
+
+
+def test_an_administrator_runs_it_again_elsewhere(site: PortalSite) -> None:
+    job_id = site.sent["fragile"]
+    done = site.portal("resubmit", job_id, "--exclude-node", "node3", "--memory", "50M")
+    assert done.returncode == 0, done.stderr
+    site.wait_for_start(job_id, 2)
+    wait_until(lambda: site.record(job_id).attempt.node == "node5", 30, "the new attempt on node5")
+    says = site.cluster.run("scontrol", "show", "job", site.scheduler_id(job_id)).stdout
+    assert "ExcNodeList=node3" in says
+    assert "MinMemoryNode=50M" in says
+    assert [attempt.failure_reason for attempt in site.record(job_id).attempts] == [FailureReason.NODE_FAILURE, None]
+    site.cancel_as_owner(job_id)
+    site.wait_for_page(job_id, "Cancelled by you.")
 
 
 def test_there_is_no_python_on_its_node(site: PortalSite) -> None:
