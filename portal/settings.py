@@ -220,7 +220,9 @@ class LimitsSection(_Section):
         "the date.",
     )
     misses_per_minute_per_ip: int = Field(
-        60, ge=1, description="Unknown or forbidden job ids that one network address may try in a minute."
+        60,
+        ge=1,
+        description="Unknown or forbidden job ids and sign-in links that one network address may try in a minute.",
     )
 
 

@@ -108,6 +108,7 @@ class Resubmissions:
         if was_started and not self._hearts.has_stopped(files, attempt, dispatch.grace_seconds):
             return
         _replace(dispatch, job, attempt, wish, was_started=was_started)
+        self._hearts.forget(attempt)
 
 
 def _pending(dispatch: Dispatch) -> list[_Asked]:

@@ -45,11 +45,11 @@ def parse_moment(text: str, now: datetime) -> datetime:
             return now - timedelta(minutes=minutes)
     try:
         moment = datetime.fromisoformat(stripped)
-    except ValueError:
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, OverflowError):
         raise ValueError(
             f"{text!r} should be a time ago such as 30m, 6h, 1d or 2w, or a day such as 2026-11-24 (UTC)"
         ) from None
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
 def parse_node(text: str) -> str:

@@ -13,7 +13,7 @@ from portal.jobs.selection import JobFilter
 from portal.jobs.states import FAILURE_WORDS, FailureReason, JobState
 from portal.jobs.store import JobRecord
 from portal.jobs.wish import changes_in_words
-from portal.web.changes import CHANGE_FIELDS, changes_from_form
+from portal.web.changes import CHANGE_FIELDS, attempt_number, changes_from_form
 from portal.web.context import web
 from portal.web.job_filter import STATES, TypedFilter, cursor_text, parse_cursor
 from portal.web.job_page import sentence_beside_badge, took
@@ -160,8 +160,8 @@ def _chosen(typed: TypedFilter) -> tuple[list[tuple[str, int]], int]:
 
 def _parse_jobs(values: list[str]) -> list[tuple[str, int]]:
     """`tcfnctbq:1` as a job and its attempt; what is none is left out."""
-    pairs = [value.partition(":") for value in values]
-    return [(job_id, int(number)) for job_id, _, number in pairs if is_job_id(job_id) and number.isdecimal()]
+    pairs = [(job_id, attempt_number(number)) for job_id, _, number in (value.partition(":") for value in values)]
+    return [(job_id, number) for job_id, number in pairs if is_job_id(job_id) and number is not None]
 
 
 def _report_words(report: ManyAsked) -> list[str]:

@@ -1,5 +1,7 @@
 """What is typed into the fields for a job's next attempt."""
 
+import re
+
 from flask import request
 
 from portal.errors import InvalidInputError
@@ -30,3 +32,8 @@ def changes_from_form() -> Changes:
     if mistakes:
         raise InvalidInputError(mistakes)
     return Changes(memory_mib, minutes, nodes)
+
+
+def attempt_number(text: str) -> int | None:
+    """The number of an attempt that a form carries; None where it is none."""
+    return int(text) if re.fullmatch("[0-9]{1,6}", text) else None

@@ -35,7 +35,9 @@ class TypedFilter:
     @classmethod
     def of(cls, given: Mapping[str, str]) -> "TypedFilter":
         """The filter's fields of all that came, without the empty ones."""
-        return cls({name: text.strip() for name in FIELDS if (text := given.get(name, "")).strip()})
+        # No database keeps a NUL in a text, so that nothing has one.
+        texts = {name: given.get(name, "").replace("\0", "").strip() for name in FIELDS}
+        return cls({name: text for name, text in texts.items() if text})
 
     @classmethod
     def of_query(cls, query: str) -> "TypedFilter":

@@ -5,7 +5,7 @@ from flask.typing import ResponseReturnValue
 
 from portal.jobs.ids import is_job_id
 from portal.jobs.service import job_not_found
-from portal.web.changes import changes_from_form
+from portal.web.changes import attempt_number, changes_from_form
 from portal.web.context import web
 from portal.web.job_list import build_job_list
 from portal.web.job_page import build_job_page
@@ -81,8 +81,7 @@ def resubmit(job_id: str) -> ResponseReturnValue:
     """Ask that the job run again, and show it again; the attempt that the page showed makes a second click harmless."""
     viewer = browser_viewer()
     find_job(viewer, job_id)
-    seen = request.form.get("attempt", "")
-    after_attempt = int(seen) if seen.isdecimal() else None
+    after_attempt = attempt_number(request.form.get("attempt", ""))
     web().resubmission.ask(viewer, job_id, changes_from_form(), after_attempt=after_attempt)
     return redirect(url_for("jobs.page", job_id=job_id), 303)
 

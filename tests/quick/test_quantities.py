@@ -50,7 +50,9 @@ def test_moments(text: str, moment: datetime) -> None:
     assert parse_moment(text, NOW) == moment
 
 
-@pytest.mark.parametrize("text", ["", "yesterday", "1", "999999999w", "2026-13-01", "9" * 1000 + "d"])
+@pytest.mark.parametrize(
+    "text", ["", "yesterday", "1", "999999999w", "2026-13-01", "0001-01-01T00:00+23:00", "9" * 1000 + "d"]
+)
 def test_what_is_no_moment_is_explained(text: str) -> None:
     with pytest.raises(ValueError, match="a time ago such as 30m"):
         parse_moment(text, NOW)

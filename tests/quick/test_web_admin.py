@@ -189,6 +189,7 @@ def test_the_list_shows_what_failed_unless_something_else_is_chosen(portal: WebP
 
 def test_a_filter_that_cannot_be_read_is_explained_field_by_field(admin: FlaskClient) -> None:
     page = text(admin, "/admin/jobs?since=yesterday&node=a+b&failure=bad+luck&state=x")
+    assert admin.get("/admin/jobs?owner=%00&application=%00x%27&since=0001-01-01T00:00%2B23:00").status_code == 200
     for words in ("such as 30m, 6h, 1d or 2w", "the name of one node", "should be one of program_error", "failed"):
         assert words in page
 
@@ -269,7 +270,8 @@ def test_values_that_are_wrong_are_named_and_nothing_is_asked_for(portal: WebPor
         assert words in page
     assert 'value="16Q"' in page
     assert post(admin, "/admin/jobs/resubmit", jobs=f"{job_id}:1", memory="16Q").status_code == 422
-    assert post(admin, "/admin/jobs/confirm", jobs="nonsense").status_code == 422
+    for nonsense in ("nonsense", f"{job_id}:", f"{job_id}:-1", f"{job_id}:{'9' * 5000}", "../x:1"):
+        assert post(admin, "/admin/jobs/confirm", jobs=nonsense).status_code == 422
     assert wishes(portal) == []
 
 
