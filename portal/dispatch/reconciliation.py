@@ -14,7 +14,7 @@ from sqlalchemy import or_, select
 
 from portal.dispatch.context import Dispatch
 from portal.dispatch.isolation import kept_apart
-from portal.dispatch.publication import markers_are_right, publish_markers, withdraw_markers
+from portal.dispatch.publication import markers_are_right, outcome_of, publish_markers, withdraw_markers
 from portal.dispatch.records import (
     END_FIELDS,
     as_json,
@@ -74,7 +74,7 @@ def _mend_attempt(dispatch: Dispatch, record: JobRecord, attempt: Attempt) -> bo
     if attempt.state.is_final:
         known = _verdict_of_row(record, attempt)
         if _may_be_mended(dispatch, verdict, known):
-            write_verdict(files, {**(verdict or {}), **_origin(record, attempt), **known}, dispatch.leadership)
+            write_verdict(files, {**(verdict or {}), **_origin(dispatch, record, attempt), **known}, dispatch.leadership)
             changed = True
     elif verdict is not None and _may_be_mended(dispatch, verdict, None):
         _remove(files.verdict)
@@ -109,7 +109,7 @@ def _verdict_of_row(record: JobRecord, attempt: Attempt) -> dict[str, Any]:
     }
 
 
-def _origin(record: JobRecord, attempt: Attempt) -> dict[str, Any]:
+def _origin(dispatch: Dispatch, record: JobRecord, attempt: Attempt) -> dict[str, Any]:
     """Where the end is known from, by the job's history."""
     event = next((event for event in reversed(record.events) if _tells_the_end(event, attempt)), None)
     was_corrected = event is not None and event.from_state is not None and event.from_state.is_final
@@ -117,7 +117,7 @@ def _origin(record: JobRecord, attempt: Attempt) -> dict[str, Any]:
         "source": event.source if event else "directory",
         "detail": event.detail if event else attempt.reason or "",
         "by": event.by if event else "portal",
-        "outcome": "corrected" if was_corrected else attempt.state.value,
+        "outcome": outcome_of(dispatch.settings, attempt.state, corrects=was_corrected),
     }
 
 

@@ -190,6 +190,8 @@ class OutboxSender:
             return False
         try:
             sent = self._was_sent(owed) or self._send(owed)
+        except (StaleEpochError, StorageError):
+            raise
         except MailError as error:
             self._note_failure(owed, str(error), permanent=error.permanent)
             return False
@@ -248,9 +250,15 @@ class OutboxSender:
         if data is None:
             data = self._render(owed, attempt)
             write_durably(str(file), data, FILE_MODE)
+        self._require()
         self._transport.send(parse_message(data))
         self._note_sent(owed.row, attempt)
         return True
+
+    def _require(self) -> None:
+        """Raise StaleEpochError where a newer dispatcher is: it may have sent this already, and in other words."""
+        with self._database.reading() as session:
+            self._guard(session)
 
     def _file(self, row: MailOutbox, attempt: AttemptDirectory) -> Path:
         """`mail.eml`; where nodes mail, only a success's: one that was thought dead may yet send what lies there."""
@@ -336,7 +344,8 @@ def _corrected_since(session: Session, row: MailOutbox) -> bool:
     correction = exists().where(
         MailOutbox.job_id == row.job_id,
         MailOutbox.attempt_number == row.attempt_number,
-        MailOutbox.outcome == Outcome.CORRECTED.value,
+        # A node's own word of a success is the correction where nodes mail.
+        MailOutbox.outcome.in_((Outcome.CORRECTED.value, Outcome.SUCCEEDED.value)),
     )
     return bool(session.scalar(select(correction)))
 

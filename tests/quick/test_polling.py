@@ -692,6 +692,22 @@ def test_a_late_word_from_the_node_corrects_what_was_given_up(
     assert portal.mails(job_id) == ["failed", "corrected"]
 
 
+def test_where_nodes_mail_the_nodes_own_word_of_a_late_success_is_the_correction() -> None:
+    """It has told of the success under that Message-ID: a correction under another one would tell it twice."""
+    with opened_portal(mail={"sent_by": "node"}) as portal:
+        job_id = node_failed(portal)
+        portal.sender.send_due()
+        portal.end_program(job_id)
+        (portal.files(job_id).work / "mail.sent").write_text("2026-11-24T06:10:00Z <as the node wrote it>\n")
+        portal.turn(CORRECT_EVERY_SECONDS)
+        assert portal.state(job_id) is JobState.SUCCEEDED
+        assert portal.mails(job_id) == ["failed", "succeeded"]
+        assert json.loads(portal.files(job_id).verdict.read_text())["outcome"] == "succeeded"
+        portal.clock.advance(GRACE_SECONDS + 1)
+        portal.sender.send_due()
+        assert portal.mail.ids() == [f"<{job_id}.1.failed@portal.example.org>"]
+
+
 def test_one_correction_that_fails_does_not_hold_up_the_others(portal: Portal, monkeypatch: pytest.MonkeyPatch) -> None:
     ids = [node_failed(portal), node_failed(portal)]
     for job_id in ids:

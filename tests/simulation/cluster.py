@@ -96,21 +96,21 @@ class Cluster:
         self.accounting_is_out = False
         self.nodes_down: set[str] = set()
         self.starts_nothing = False
-        self.took_in: list[tuple[float, str]] = []
-        """Each time that the controller took a name in."""
+        self.took_in: list[tuple[str, bool]] = []
+        """Each time that the controller took a name in, and whether its dispatcher had stood still before that call."""
         self.wished: set[str] = set()
         """Names for whose end the portal asked."""
 
     # The controller
 
-    def take_in(self, spec: JobSpec) -> ClusterJob:
+    def take_in(self, spec: JobSpec, *, had_stood_still: bool = False) -> ClusterJob:
         """sbatch has done its work."""
         world = self._world
         job = ClusterJob(self.next_id, spec, world.seconds)
         self.next_id += 1
         job.in_accounting_from = world.seconds + self._lag()
         self.jobs.append(job)
-        self.took_in.append((world.seconds, spec.name))
+        self.took_in.append((spec.name, had_stood_still))
         world.say(f"cluster: took in {spec.name} as {job.scheduler_id}")
         job.never_runs = world.faults.strikes("job can never run")
         if not job.never_runs:

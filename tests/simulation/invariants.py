@@ -77,6 +77,7 @@ class _Judge:
             return
         self._attempts_agree()
         self._started_once()
+        self._never_started_is_true()
         self._page_tells_the_truth()
         self._old_attempts_ended_for_a_reason()
         self._told_once()
@@ -120,6 +121,12 @@ class _Judge:
             starts = len(self._programs(attempt.number))
             if starts > 1:
                 self._violate(f"attempt {attempt.number} started its program {starts} times")
+
+    def _never_started_is_true(self) -> None:
+        for event in self._record.events:
+            ended = event.attempt_number - (event.to_state is JobState.ACCEPTED)
+            if "The program was never started." in event.detail and self._programs(ended):
+                self._violate(f"attempt {ended} is told never to have started, and its program ran")
 
     def _page_tells_the_truth(self) -> None:
         job, number = self._job, self._job.attempt_number
@@ -207,7 +214,9 @@ class _Judge:
 
     def _last_mail_is_right(self) -> None:
         outcomes = [mail.outcome for mail in self._mails]
-        if outcomes in ([self._job.state.value], ["failed", "corrected"]):
+        by_node = self._history.portal.settings.mail.sent_by == "node" and self._job.state is JobState.SUCCEEDED
+        correction = "succeeded" if by_node else "corrected"
+        if outcomes in ([self._job.state.value], ["failed", correction]):
             return
         self._violate(f"the visitor was told {outcomes}, and the job is {self._job.state.value}")
 
@@ -249,10 +258,15 @@ _REOPENED = frozenset({R.NODE_FAILURE, R.PREEMPTED, R.LAUNCH_FAILED, R.LOST})
 
 
 def _one_submission_a_name(history: "History") -> None:
-    """A retry is handed in only when the first call is known to have had no effect."""
-    for name, number in Counter(name for _, name in history.cluster.took_in).items():
+    """A retry is handed in only when the first call is known to have had no effect.
+
+    What nobody can help: a controller that forgot the first one, and a dispatcher that stood still right before its call,
+    while another took its place. Then the claim decides.
+    """
+    taken = Counter(name for name, was_late in history.cluster.took_in if not was_late)
+    for name, number in taken.items():
         was_forgotten = any(job.is_forgotten for job in history.cluster.jobs if job.name == name)
-        if number > 1 and not was_forgotten and not history.world.faults.counts["process stood still"]:
+        if number > 1 and not was_forgotten:
             history.world.violate(f"{name} was handed in {number} times")
 
 

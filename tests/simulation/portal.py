@@ -272,7 +272,7 @@ class SimulatedPortal:
             # There is nothing that a turn could do: it is left out, which saves most of a history's time.
             self._world.after(self.turn_seconds, "turn", lambda: self._turn(process, dispatcher))
             return
-        process.in_turn = True
+        process.in_turn, process.stood_still = True, False
         try:
             with self._world.acting(process):
                 dispatcher.turn()
@@ -322,6 +322,7 @@ class SimulatedPortal:
         """The machine of this process stands still, at whatever step; somebody else may take over meanwhile."""
         world = self._world
         world.faults.note("process stood still")
+        process.stood_still = True
         if world.faults.strikes("lock lost"):
             for other, dispatcher in list(self.dispatchers):
                 if other is process:

@@ -74,16 +74,20 @@ class SimulatedScheduler(Scheduler):
             return InDoubt("the connection broke")
         if faults.strikes("submission gets in late, reply lost"):
             late_seconds = self._world.between("late", 0, LOST_CALL_SECONDS)
-            self._world.after(late_seconds, "late submission", lambda: self._arrive(spec))
+            had_stood_still = self._caller_stood_still()
+            self._world.after(late_seconds, "late submission", lambda: self._arrive(spec, had_stood_still))
             return InDoubt("the call timed out")
-        job = self._cluster.take_in(spec)
+        job = self._cluster.take_in(spec, had_stood_still=self._caller_stood_still())
         if faults.strikes("submission got in, reply lost"):
             return InDoubt("the connection broke")
         return Submitted(_handle(job))
 
-    def _arrive(self, spec: JobSpec) -> None:
+    def _arrive(self, spec: JobSpec, had_stood_still: bool) -> None:
         if not self._cluster.controller_is_out:
-            self._cluster.take_in(spec)
+            self._cluster.take_in(spec, had_stood_still=had_stood_still)
+
+    def _caller_stood_still(self) -> bool:
+        return self._world.process is not None and self._world.process.stood_still
 
     def observe(self, handles: Collection[Handle]) -> dict[Handle, Observation]:
         self._world.before_step("observe")

@@ -41,6 +41,8 @@ class Process:
     """The step before which its machine stands still for a while."""
     is_dead: bool = False
     in_turn: bool = False
+    stood_still: bool = False
+    """In this turn."""
 
 
 @dataclass
