@@ -1,4 +1,4 @@
-"""At take-over: what the predecessor wrote to disk and did not commit, or committed and did not write, is mended.
+"""At take-over, and from time to time: what the predecessor wrote to disk and did not commit, or committed and did not write, is mended.
 
 The database is right about the jobs that it knows, with one exception: a file whose epoch is newer than any that this
 database saw was written for another one, of which this is an older copy. It is left alone, and what it says comes to
@@ -30,20 +30,26 @@ from portal.node.durable import fsync_folder
 
 RECONCILED_SECONDS = 86_400.0
 """How long ago a job may have ended to be looked at: a predecessor was at work a moment ago."""
+RECONCILED_AGAIN_SECONDS = 3_600.0
+"""The same for the looks that follow, which come often."""
 _CHUNK = 500
 
 
-def reconcile(dispatch: Dispatch) -> int:
-    """Mend the files of all jobs that go on or ended lately; how many were not as the database says."""
+def reconcile(dispatch: Dispatch, ended_within_seconds: float = RECONCILED_SECONDS) -> int:
+    """Mend the files of all jobs that go on or ended lately; how many were not as the database says.
+
+    Raises StaleEpochError where a newer dispatcher is.
+    """
+    dispatch.leadership.require()
     mended = 0
-    for record in _records(dispatch):
+    for record in _records(dispatch, ended_within_seconds):
         with kept_apart(record.job.job_id):
             mended += _mend(dispatch, record)
     return mended
 
 
-def _records(dispatch: Dispatch) -> Iterator[JobRecord]:
-    since = dispatch.now() - timedelta(seconds=RECONCILED_SECONDS)
+def _records(dispatch: Dispatch, ended_within_seconds: float) -> Iterator[JobRecord]:
+    since = dispatch.now() - timedelta(seconds=ended_within_seconds)
     with dispatch.database.reading() as session:
         ids = session.scalars(
             select(Job.job_id).where(or_(Job.state.not_in(FINAL_STATES), Job.ended_at > since)).order_by(Job.job_id)

@@ -16,7 +16,7 @@ import portal.dispatch.evidence as evidence_module
 import portal.dispatch.polling as polling_module
 import portal.dispatch.publication as publication_module
 import portal.dispatch.submission as submission_module
-from portal.dispatch.dispatcher import CORRECT_EVERY_SECONDS
+from portal.dispatch.dispatcher import CORRECT_EVERY_SECONDS, RECONCILE_EVERY_SECONDS
 from portal.dispatch.evidence import read_evidence, take_claim
 from portal.dispatch.records import write_verdict
 from portal.dispatch.wishes import ASK_AGAIN_SECONDS
@@ -1036,6 +1036,20 @@ def test_a_take_over_leaves_files_alone_that_were_written_for_a_newer_database(p
     portal.crash()
     portal.turn()
     assert files.verdict.read_text() == text
+
+
+def test_what_a_predecessor_does_when_it_wakes_up_late_is_mended(portal: Portal) -> None:
+    """It stood still at a step in the job's files while it was overtaken, and takes that step before it notices."""
+    job_id = portal.running()
+    portal.end_program(job_id)
+    portal.turn_past_grace()
+    assert portal.state(job_id) is JobState.SUCCEEDED
+    files = portal.files(job_id)
+    files.verdict.unlink()
+    (portal.directory(job_id).path / "SUCCESS").unlink()
+    portal.turn(RECONCILE_EVERY_SECONDS)
+    assert portal.markers(job_id) == ["SUCCESS"]
+    assert json.loads(files.verdict.read_text())["state"] == "succeeded"
 
 
 def test_a_take_over_is_tried_again_where_the_database_fails(portal: Portal, monkeypatch: pytest.MonkeyPatch) -> None:

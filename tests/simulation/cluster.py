@@ -6,6 +6,7 @@ accounting alone, which lags; a controller that is killed loses its last seconds
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from portal.schedulers.base import JobSpec, SchedulerState
 from tests.simulation.world import World
@@ -112,6 +113,8 @@ class Cluster:
         self.jobs.append(job)
         self.took_in.append((spec.name, had_stood_still))
         world.say(f"cluster: took in {spec.name} as {job.scheduler_id}")
+        if world.faults.strikes("controller lost its last seconds"):
+            world.after(world.between("lost", 0.5, 20), "loss", lambda: self.lose_last_seconds(25))
         job.never_runs = world.faults.strikes("job can never run")
         if not job.never_runs:
             world.after(world.between("start", 0.5, 15), "start", lambda: self._start(job))
@@ -126,6 +129,18 @@ class Cluster:
         if job.is_forgotten:
             return False
         return job.ended_at is None or self._world.seconds - job.ended_at < IN_QUEUE_SECONDS
+
+    def fall_silent(self, seconds: float) -> None:
+        """The controller answers nobody for so long."""
+        if self.controller_is_out:
+            return
+        self._world.say("the controller falls silent")
+        self.controller_is_out = True
+        self._world.after(seconds, "controller", self.answer_again)
+
+    def answer_again(self) -> None:
+        self._world.say("the controller answers again")
+        self.controller_is_out = False
 
     def cancel(self, job: ClusterJob, by: str | None) -> None:
         """scancel, by somebody."""
@@ -164,6 +179,10 @@ class Cluster:
         self._world.faults.note("jobs that the controller forgot")
         for job in lost:
             job.is_forgotten = True
+            if job.state is S.PENDING and self._world.faults.strikes("forgotten job starts"):
+                # It was on its way to its node already.
+                node = self._world.luck("node").choice(NODES)
+                self._world.after(self._world.between("forgotten", 1, 120), "start", partial(self._run, job, node, True))
             self._world.say(f"cluster: the controller forgot {job.name} ({job.scheduler_id}, {job.state.value})")
         self.next_id = min(job.scheduler_id for job in lost)
 

@@ -12,14 +12,16 @@ RATES: dict[str, float] = {
     "submission put off": 0.1,
     "submission refused": 0.08,
     "slow scheduler call": 0.3,
-    "question failed": 0.1,
+    "question failed": 0.15,
     "cancellation not heard": 0.2,
     "cancellation heard, reply lost": 0.2,
     # What happens in the cluster
-    "controller lost its last seconds": 0.5,
+    "controller lost its last seconds": 0.15,
     "scheduler outage": 0.6,
+    "outage after a lost reply": 0.4,
     "accounting outage": 0.6,
-    "job started twice": 0.1,
+    "job started twice": 0.15,
+    "forgotten job starts": 0.6,
     "job can never run": 0.06,
     "launch failed": 0.08,
     "node died": 0.15,
@@ -32,9 +34,9 @@ RATES: dict[str, float] = {
     "wrapper killed": 0.08,
     "program failed": 0.15,
     # The portal's own machines
-    "dispatcher killed": 0.6,
-    "dispatcher stands still": 0.5,
-    "lock lost": 0.6,
+    "dispatcher killed": 0.7,
+    "dispatcher stands still": 0.8,
+    "lock lost": 0.7,
     "web process killed": 0.25,
     "commit failed": 0.02,
     "commit done, reply lost": 0.02,
@@ -54,7 +56,8 @@ RATES: dict[str, float] = {
 }
 """How likely each is where there is an occasion, in a history that has this fault at all."""
 
-_SHARE_OF_HISTORIES = 0.45
+_SHARES = (0.25, 0.5, 0.8)
+"""How many kinds of them a history has: few, half, or most."""
 
 
 class Faults:
@@ -65,13 +68,16 @@ class Faults:
         self.counts: Counter[str] = Counter()
         self.are_on = True
         choice = luck("faults")
-        self.enabled = {kind for kind in RATES if choice.random() < _SHARE_OF_HISTORIES}
+        self.certain: set[str] = set()
+        """Those that strike whenever they can: for tests that want exactly this."""
+        share = choice.choice(_SHARES)
+        self.enabled = {kind for kind in RATES if choice.random() < share}
 
     def strikes(self, kind: str, rate: float | None = None) -> bool:
         """Whether it strikes now; counted where it does."""
         if not self.are_on or kind not in self.enabled:
             return False
-        if self._luck(kind).random() >= (RATES[kind] if rate is None else rate):
+        if kind not in self.certain and self._luck(kind).random() >= (RATES[kind] if rate is None else rate):
             return False
         self.note(kind)
         return True

@@ -11,6 +11,7 @@ from unittest import mock
 
 import structlog
 
+from portal.dispatch.dispatcher import RECONCILE_EVERY_SECONDS
 from portal.jobs import directory as directories
 from portal.jobs.acceptance import Submission
 from portal.jobs.ids import ALPHABET, LENGTH
@@ -137,9 +138,6 @@ class History:
                 world.after(begins, kind, self._saying(kind, start))
                 world.after(begins + world.between(kind, 5, 90), kind, self._saying(f"end of {kind}", end))
                 self._planned_until = max(self._planned_until, begins)
-        if faults.strikes("controller lost its last seconds"):
-            lost_seconds = world.between("lost", 5, 25)
-            world.after(world.between("lost", 5, 120), "loss", lambda: self.cluster.lose_last_seconds(lost_seconds))
         if faults.strikes("portal stopped in order"):
             world.after(world.between("stop", 5, 120), "stop", self.portal.stop_in_order)
         if faults.strikes("lock lost"):
@@ -234,6 +232,10 @@ class History:
             is_patient = unrest in ("mail", "orphans")
             self.portal.turn_seconds = 60.0 if is_patient else QUIET_STEP_SECONDS
             world.advance(60.0 if is_patient else QUIET_STEP_SECONDS)
+        if world.faults.counts["process stood still"]:
+            # What somebody did who had been overtaken is mended when the dispatcher looks again.
+            self.portal.looks_again, self.portal.turn_seconds = True, RECONCILE_EVERY_SECONDS / 2
+            world.advance(1.6 * RECONCILE_EVERY_SECONDS)
 
     def _unrest(self) -> str:
         """What is still going on, in a word; empty where all is at rest."""

@@ -7,6 +7,7 @@ mail are what the portal made of it.
 import json
 import os
 from collections import Counter, defaultdict
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from sqlalchemy import select
@@ -20,6 +21,7 @@ from portal.schedulers.base import SchedulerState
 from tests.simulation.cluster import ClusterJob
 from tests.simulation.nodes import ProgramRun
 from tests.simulation.portal import MAX_ATTEMPTS
+from tests.simulation.world import START
 
 if TYPE_CHECKING:
     from tests.simulation.history import History
@@ -144,7 +146,7 @@ class _Judge:
         if wrote is not None and job.failure_reason in CORRECTABLE_REASONS:
             self._violate(f"{job.failure_reason} is shown, though the node wrote how it ended")
         if wrote is not None and wrote.succeeded and job.failure_reason is not R.OUT_OF_MEMORY:
-            if job.state is not JobState.CANCELLED or not self._was_cut_off(self._record.attempts[-1]):
+            if not self._was_cut_off(self._record.attempts[-1]):
                 self._violate(f"{job.state.value} ({job.failure_reason}), though the node wrote a success")
 
     def _failure_is_true(self, attempt: Attempt) -> None:
@@ -162,7 +164,7 @@ class _Judge:
         elif attempt.failure_reason is R.REJECTED:
             is_true = not programs
         elif attempt.failure_reason is R.LAUNCH_FAILED:
-            is_true = not programs and S.FAILED in seen
+            is_true = not programs and any(self._had_ended(job, attempt) for job in cluster_jobs)
         elif attempt.failure_reason is R.LOST:
             is_true = self._was_lost(attempt, cluster_jobs)
         if not is_true:
@@ -172,8 +174,13 @@ class _Judge:
     def _was_lost(self, attempt: Attempt, cluster_jobs: list[ClusterJob]) -> bool:
         if self._node_wrote(attempt.number) is not None and not self._was_cut_off(attempt):
             return False
-        forgotten = any(job.is_forgotten for job in cluster_jobs)
-        return forgotten or any(job.ended_at is not None for job in cluster_jobs)
+        return any(job.is_forgotten or self._had_ended(job, attempt) for job in cluster_jobs)
+
+    def _had_ended(self, job: ClusterJob, attempt: Attempt) -> bool:
+        """Whether it had when the portal said so."""
+        told = [event for event in self._record.events if event.to_state.is_final or event.to_state is JobState.ACCEPTED]
+        ends = [e.at for e in told if e.attempt_number - (e.to_state is JobState.ACCEPTED) == attempt.number]
+        return job.ended_at is not None and bool(ends) and START + timedelta(seconds=job.ended_at) <= ends[-1]
 
     def _wish_is_recorded(self) -> bool:
         """A web process may have died after it recorded the wish and before it could say so."""

@@ -145,7 +145,7 @@ def _without_epoch() -> Patch:
 
 
 def _without_reconciliation() -> Patch:
-    return _replaced(dispatcher, "reconcile", lambda _: 0)
+    return _replaced(dispatcher, "reconcile", lambda *_, **__: 0)
 
 
 def _without_correction() -> Patch:
@@ -172,7 +172,7 @@ def _markers_after_the_commit() -> Patch:
             stack.enter_context(mock.patch.object(publication, "_write_files", write_later))
             stack.enter_context(mock.patch.object(polling, "publish_end", publish_end))
             # Whoever takes over would mend them.
-            stack.enter_context(mock.patch.object(dispatcher, "reconcile", lambda _: 0))
+            stack.enter_context(mock.patch.object(dispatcher, "reconcile", lambda *_, **__: 0))
             yield
 
     return patched

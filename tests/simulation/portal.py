@@ -168,6 +168,8 @@ class SimulatedPortal:
         """Jobs of which a visitor has seen the id."""
         self._numbers = 0
         self.turn_seconds = TURN_SECONDS
+        self.looks_again = False
+        """Turns are taken although there seems to be nothing to do."""
         self.dispatchers: list[tuple[Process, Dispatcher]] = []
         world.when_paused = self._stand_still
         self._asking = sqlite3.connect(here.root / "portal.db", isolation_level=None)
@@ -228,10 +230,10 @@ class SimulatedPortal:
         self._numbers += 1
         process = Process(f"dispatcher {self._numbers}")
         if world.faults.strikes("dispatcher killed"):
-            process.dies_at = world.luck("dispatcher killed").randint(1, 250)
+            process.dies_at = world.luck("dispatcher killed").randint(1, 150)
             process.dies_after_step = world.luck("dispatcher killed").random() < 0.5
         if world.faults.strikes("dispatcher stands still"):
-            process.pauses_at = world.luck("dispatcher stands still").randint(1, 200)
+            process.pauses_at = world.luck("dispatcher stands still").randint(1, 120)
         self._wait_for_lock(process)
 
     def _wait_for_lock(self, process: Process) -> None:
@@ -268,7 +270,7 @@ class SimulatedPortal:
     def _turn(self, process: Process, dispatcher: Dispatcher) -> None:
         if process.is_dead:
             return
-        if self.is_at_rest():
+        if not self.looks_again and self.is_at_rest():
             # There is nothing that a turn could do: it is left out, which saves most of a history's time.
             self._world.after(self.turn_seconds, "turn", lambda: self._turn(process, dispatcher))
             return
@@ -323,6 +325,8 @@ class SimulatedPortal:
         world = self._world
         world.faults.note("process stood still")
         process.stood_still = True
+        if world.faults.strikes("dispatcher stands still"):
+            process.pauses_at = process.steps + world.luck("dispatcher stands still").randint(1, 60)
         if world.faults.strikes("lock lost"):
             for other, dispatcher in list(self.dispatchers):
                 if other is process:
