@@ -6,7 +6,10 @@ SHELL_SCRIPTS := .ci/run $(wildcard bin/* deploy/*.sh deploy/*/*.sh deploy/*/*/*
 # More than there are CPUs: most of a test's time is spent waiting for processes.
 TEST_WORKERS ?= 4
 
-.PHONY: help setup demo demo-slurm demo-drmaa serve test test-quick chaos check packages clean
+# How many histories `make simulate` plays.
+SEEDS ?= 1000
+
+.PHONY: help setup demo demo-slurm demo-drmaa serve test test-quick simulate chaos check packages clean
 
 help:
 	@echo 'make demo        run one job through the portal, from the web form to the mail'
@@ -15,6 +18,7 @@ help:
 	@echo 'make serve       serve on http://127.0.0.1:8080, data in ./data'
 	@echo 'make test        all tests; as root it installs the Debian packages that they need'
 	@echo 'make test-quick  the tests that need no servers: less than a minute'
+	@echo 'make simulate    SEEDS=1000 histories in which everything goes wrong, played by a simulation'
 	@echo 'make chaos       jobs on a real Slurm while everything is killed at random: MINUTES=10, SEED=… (root, Debian 12)'
 	@echo 'make check       linters, types, import rules'
 
@@ -47,6 +51,9 @@ test: setup packages
 
 test-quick: setup
 	$(VENV)/bin/pytest -q -n 2 -m 'not daemon'
+
+simulate: setup
+	$(VENV)/bin/python -m tests.simulation.run --seeds $(SEEDS)
 
 # Each SEED is one plan of jobs and faults.
 MINUTES ?= 10

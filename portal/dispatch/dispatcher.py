@@ -1,6 +1,6 @@
 """The dispatcher's loop: submit, look, decide, cancel, adopt; mail goes out in a thread of its own.
 
-Its first act is to mend the files that a predecessor left. The rest of its first turn is a turn like any other:
+Its first act is to mend the files that a predecessor left, and it looks at them again from time to time. The rest of its first turn is a turn like any other:
 whatever was left half-done is in the database or on disk, and each step starts from there.
 """
 
@@ -16,7 +16,7 @@ from portal.dispatch.doubts import resolve_doubts
 from portal.dispatch.evidence import Hearts
 from portal.dispatch.housekeeping import keep_house
 from portal.dispatch.polling import Memory, correct_late, poll
-from portal.dispatch.reconciliation import reconcile
+from portal.dispatch.reconciliation import RECONCILED_AGAIN_SECONDS, reconcile
 from portal.dispatch.report import StartReport
 from portal.dispatch.resubmission import Resubmissions
 from portal.dispatch.submission import submit_accepted
@@ -37,6 +37,8 @@ CORRECT_EVERY_SECONDS = 30.0
 TIDY_EVERY_SECONDS = 600.0
 EXPIRE_EVERY_SECONDS = 600.0
 """How often jobs are looked for that have been kept for as long as their applications say."""
+RECONCILE_EVERY_SECONDS = 600.0
+"""How often files are compared with the database: a predecessor may wake up late and take one more step."""
 
 
 class Dispatcher:
@@ -79,7 +81,9 @@ class Dispatcher:
     def turn(self) -> None:
         """One look at everything that is due. What fails is logged and tried again; nothing is given up."""
         dispatch = self._dispatch
-        if not self._is_reconciled:
+        if self._is_reconciled:
+            self._every(RECONCILE_EVERY_SECONDS, "reconciliation", self._reconcile_again)
+        else:
             self._try("reconciliation", self._reconcile)
         self._try("wishes", lambda: self._wishes.carry_out(dispatch))
         self._try("resubmissions", lambda: self._resubmissions.carry_out(dispatch))
@@ -98,8 +102,14 @@ class Dispatcher:
         mended = reconcile(self._dispatch)
         self._report.begin(self._dispatch, mended)
         self._is_reconciled = True
+        self._due_seconds["reconciliation"] = self._dispatch.clock.monotonic_seconds() + RECONCILE_EVERY_SECONDS
         if mended:
             log.info("files that a predecessor left were mended", mended=mended)
+
+    def _reconcile_again(self) -> None:
+        """A predecessor that stood still while it was overtaken finishes the step that it was at before it notices."""
+        if mended := reconcile(self._dispatch, ended_within_seconds=RECONCILED_AGAIN_SECONDS):
+            log.warning("files that are not as the database says were mended", mended=mended)
 
     def _adopt(self) -> None:
         report = self._adoption.adopt_orphans(ADOPTION_SECONDS)

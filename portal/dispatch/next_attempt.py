@@ -57,7 +57,7 @@ def go_on_with(
     job.attempt_number = following.number
     job.state = JobState.ACCEPTED
     job.failure_reason = None
-    job.started_at = job.ended_at = None
+    job.started_at = job.ended_at = job.kept_until = None
     if wish is not None:
         job.resources = dict(wish.resources)
         job.cancel_asked_at = job.cancel_asked_by = None

@@ -31,6 +31,7 @@ from portal.node.durable import fsync_folder
 from portal.node.output_files import STDERR_NAME, STDOUT_NAME
 from portal.node.status_file import StatusFile
 from portal.schedulers.base import Observation, SchedulerState
+from portal.settings import Settings
 
 log = structlog.get_logger()
 
@@ -55,11 +56,8 @@ class _End:
     corrects: bool
     kept_until: datetime | None
     """When the job is deleted, if this is how it ended."""
-
-    @property
-    def outcome(self) -> str:
-        """What the visitor is told, in the outbox's words."""
-        return "corrected" if self.corrects else self.ended.state.value
+    outcome: str
+    """What the visitor is told, in the outbox's words."""
 
 
 def publish_end(
@@ -92,7 +90,8 @@ def publish_end(
     elif not corrects and policy_reopens(dispatch, job, ended, application):
         next_attempt = attempt_after_failure(dispatch, attempt, ended, facts["node"])
     kept_until = kept_until_after(dispatch.now(), application)
-    end = _End(ended, facts, status, answer, next_attempt, corrects, kept_until)
+    outcome = outcome_of(dispatch.settings, ended.state, corrects=corrects)
+    end = _End(ended, facts, status, answer, next_attempt, corrects, kept_until, outcome)
     _write_files(dispatch, job, attempt, end)
     with dispatch.leadership.writing() as session:
         row = session.get_one(Job, job.job_id)
@@ -113,6 +112,16 @@ def publish_end(
         detail=ended.detail,
         new_attempt=next_attempt is not None,
     )
+
+
+def outcome_of(settings: Settings, state: JobState, *, corrects: bool) -> str:
+    """What the visitor is told of an end, in the outbox's words.
+
+    Where nodes mail, a node that was thought dead tells of its success itself. That message is the correction then: a
+    second one, under another Message-ID, would tell the same once more.
+    """
+    told_by_node = settings.mail.sent_by == "node" and state is JobState.SUCCEEDED
+    return "corrected" if corrects and not told_by_node else state.value
 
 
 def _with_shortfall(dispatch: Dispatch, attempt: Attempt, ended: Ended) -> Ended:

@@ -1,4 +1,4 @@
-"""At take-over: what the predecessor wrote to disk and did not commit, or committed and did not write, is mended.
+"""At take-over, and from time to time: what the predecessor wrote to disk and did not commit, or committed and did not write, is mended.
 
 The database is right about the jobs that it knows, with one exception: a file whose epoch is newer than any that this
 database saw was written for another one, of which this is an older copy. It is left alone, and what it says comes to
@@ -14,7 +14,7 @@ from sqlalchemy import or_, select
 
 from portal.dispatch.context import Dispatch
 from portal.dispatch.isolation import kept_apart
-from portal.dispatch.publication import markers_are_right, publish_markers, withdraw_markers
+from portal.dispatch.publication import markers_are_right, outcome_of, publish_markers, withdraw_markers
 from portal.dispatch.records import (
     END_FIELDS,
     as_json,
@@ -30,20 +30,26 @@ from portal.node.durable import fsync_folder
 
 RECONCILED_SECONDS = 86_400.0
 """How long ago a job may have ended to be looked at: a predecessor was at work a moment ago."""
+RECONCILED_AGAIN_SECONDS = 3_600.0
+"""The same for the looks that follow, which come often."""
 _CHUNK = 500
 
 
-def reconcile(dispatch: Dispatch) -> int:
-    """Mend the files of all jobs that go on or ended lately; how many were not as the database says."""
+def reconcile(dispatch: Dispatch, ended_within_seconds: float = RECONCILED_SECONDS) -> int:
+    """Mend the files of all jobs that go on or ended lately; how many were not as the database says.
+
+    Raises StaleEpochError where a newer dispatcher is.
+    """
+    dispatch.leadership.require()
     mended = 0
-    for record in _records(dispatch):
+    for record in _records(dispatch, ended_within_seconds):
         with kept_apart(record.job.job_id):
             mended += _mend(dispatch, record)
     return mended
 
 
-def _records(dispatch: Dispatch) -> Iterator[JobRecord]:
-    since = dispatch.now() - timedelta(seconds=RECONCILED_SECONDS)
+def _records(dispatch: Dispatch, ended_within_seconds: float) -> Iterator[JobRecord]:
+    since = dispatch.now() - timedelta(seconds=ended_within_seconds)
     with dispatch.database.reading() as session:
         ids = session.scalars(
             select(Job.job_id).where(or_(Job.state.not_in(FINAL_STATES), Job.ended_at > since)).order_by(Job.job_id)
@@ -74,7 +80,7 @@ def _mend_attempt(dispatch: Dispatch, record: JobRecord, attempt: Attempt) -> bo
     if attempt.state.is_final:
         known = _verdict_of_row(record, attempt)
         if _may_be_mended(dispatch, verdict, known):
-            write_verdict(files, {**(verdict or {}), **_origin(record, attempt), **known}, dispatch.leadership)
+            write_verdict(files, {**(verdict or {}), **_origin(dispatch, record, attempt), **known}, dispatch.leadership)
             changed = True
     elif verdict is not None and _may_be_mended(dispatch, verdict, None):
         _remove(files.verdict)
@@ -114,7 +120,7 @@ def _is_the_end(record: JobRecord, attempt: Attempt) -> bool:
     return record.job.state.is_final and record.job.attempt_number == attempt.number
 
 
-def _origin(record: JobRecord, attempt: Attempt) -> dict[str, Any]:
+def _origin(dispatch: Dispatch, record: JobRecord, attempt: Attempt) -> dict[str, Any]:
     """Where the end is known from, by the job's history."""
     history = list(reversed(record.events))
     event = next((one for one in history if _is_its_end(one, attempt)), None)
@@ -125,7 +131,7 @@ def _origin(record: JobRecord, attempt: Attempt) -> dict[str, Any]:
         "source": event.source if event else "directory",
         "detail": event.detail if event else attempt.reason or "",
         "by": event.by if event else "portal",
-        "outcome": "corrected" if was_corrected else attempt.state.value,
+        "outcome": outcome_of(dispatch.settings, attempt.state, corrects=was_corrected),
     }
 
 

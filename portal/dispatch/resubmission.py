@@ -116,7 +116,7 @@ def _pending(dispatch: Dispatch) -> list[_Asked]:
         rows = session.execute(
             select(Job, Attempt)
             .join(Attempt, (Attempt.job_id == Job.job_id) & (Attempt.number == Job.attempt_number))
-            .where(Job.resubmit_asked_at.is_not(None))
+            .where(Job.resubmit_asked_at.is_not(None), Job.delete_asked_at.is_(None))
             .order_by(Job.resubmit_asked_at, Job.job_id)
         ).all()
     pending = []

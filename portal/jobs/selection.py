@@ -77,7 +77,7 @@ def count_jobs(session: Session, wanted: JobFilter) -> int:
 
 def _conditions(wanted: JobFilter) -> list[ColumnElement[bool]]:
     moment = func.coalesce(Job.ended_at, Job.created_at)
-    conditions: list[ColumnElement[bool]] = []
+    conditions: list[ColumnElement[bool]] = [Job.delete_asked_at.is_(None)]
     if wanted.states:
         conditions.append(Job.state.in_(wanted.states))
     if wanted.failure is not None:

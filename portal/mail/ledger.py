@@ -67,6 +67,11 @@ class Ledger:
         with self._database.reading() as session:
             return list(session.scalars(query))
 
+    def require(self) -> None:
+        """Raise StaleEpochError where a newer dispatcher is: it may have sent the same already, in other words."""
+        with self._database.reading() as session:
+            self._guard(session)
+
     def load(self, mail_id: int) -> Owed | None:
         """The row with its job; None where it has been deleted or settled since the batch was taken."""
         with self._database.reading() as session:

@@ -184,7 +184,9 @@ class OutboxSender:
             self._ledger.hold(owed.record.job.owner, held_until)
             log.info("mail held: limits.mails_per_hour_per_person", until=utc_text(held_until), **names_of(owed.row))
             return False
-        return self._hand_over(self._parcels.make(owed))
+        parcel = self._parcels.make(owed)
+        self._ledger.require()
+        return self._hand_over(parcel)
 
     def _hand_over(self, parcel: Parcel) -> bool:
         try:
@@ -244,5 +246,3 @@ def _no_guard(_session: Session) -> None:
     """For a sender that nobody can take over from."""
 
 
-def _shown(reason: str) -> str:
-    return one_line(reason)[:_ERROR_MAX_CHARACTERS]

@@ -412,6 +412,21 @@ def test_a_sender_whose_time_is_over_sends_nothing(bench: Bench, mail: KeptMail)
     assert mail.messages == []
 
 
+def test_a_sender_that_was_overtaken_while_it_wrote_the_message_does_not_send_it(
+    bench: Bench, mail: KeptMail
+) -> None:
+    """The newer one may have sent it by then, and its bytes are other ones."""
+    attempt = bench.attempt(bench.done_job())
+
+    def guard(session: Session) -> None:
+        if attempt.mail.exists():
+            raise StaleEpochError("A newer dispatcher has taken over.")
+
+    with pytest.raises(StaleEpochError):
+        bench.sender(mail, guard).send_due()
+    assert mail.messages == []
+
+
 def test_the_loop_survives_a_dead_database_and_ends_when_told(
     bench: Bench, mail: KeptMail, monkeypatch: pytest.MonkeyPatch
 ) -> None:

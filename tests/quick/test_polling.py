@@ -16,7 +16,7 @@ import portal.dispatch.evidence as evidence_module
 import portal.dispatch.polling as polling_module
 import portal.dispatch.publication as publication_module
 import portal.dispatch.submission as submission_module
-from portal.dispatch.dispatcher import CORRECT_EVERY_SECONDS
+from portal.dispatch.dispatcher import CORRECT_EVERY_SECONDS, RECONCILE_EVERY_SECONDS
 from portal.dispatch.evidence import read_evidence, take_claim
 from portal.dispatch.records import write_verdict
 from portal.dispatch.wishes import ASK_AGAIN_SECONDS
@@ -692,6 +692,22 @@ def test_a_late_word_from_the_node_corrects_what_was_given_up(
     assert portal.mails(job_id) == ["failed", "corrected"]
 
 
+def test_where_nodes_mail_the_nodes_own_word_of_a_late_success_is_the_correction() -> None:
+    """It has told of the success under that Message-ID: a correction under another one would tell it twice."""
+    with opened_portal(mail={"sent_by": "node"}) as portal:
+        job_id = node_failed(portal)
+        portal.sender.send_due()
+        portal.end_program(job_id)
+        (portal.files(job_id).work / "mail.sent").write_text("2026-11-24T06:10:00Z <as the node wrote it>\n")
+        portal.turn(CORRECT_EVERY_SECONDS)
+        assert portal.state(job_id) is JobState.SUCCEEDED
+        assert portal.mails(job_id) == ["failed", "succeeded"]
+        assert json.loads(portal.files(job_id).verdict.read_text())["outcome"] == "succeeded"
+        portal.clock.advance(GRACE_SECONDS + 1)
+        portal.sender.send_due()
+        assert portal.mail.ids() == [f"<{job_id}.1.failed@portal.example.org>"]
+
+
 def test_one_correction_that_fails_does_not_hold_up_the_others(portal: Portal, monkeypatch: pytest.MonkeyPatch) -> None:
     ids = [node_failed(portal), node_failed(portal)]
     for job_id in ids:
@@ -1020,6 +1036,20 @@ def test_a_take_over_leaves_files_alone_that_were_written_for_a_newer_database(p
     portal.crash()
     portal.turn()
     assert files.verdict.read_text() == text
+
+
+def test_what_a_predecessor_does_when_it_wakes_up_late_is_mended(portal: Portal) -> None:
+    """It stood still at a step in the job's files while it was overtaken, and takes that step before it notices."""
+    job_id = portal.running()
+    portal.end_program(job_id)
+    portal.turn_past_grace()
+    assert portal.state(job_id) is JobState.SUCCEEDED
+    files = portal.files(job_id)
+    files.verdict.unlink()
+    (portal.directory(job_id).path / "SUCCESS").unlink()
+    portal.turn(RECONCILE_EVERY_SECONDS)
+    assert portal.markers(job_id) == ["SUCCESS"]
+    assert json.loads(files.verdict.read_text())["state"] == "succeeded"
 
 
 def test_a_take_over_is_tried_again_where_the_database_fails(portal: Portal, monkeypatch: pytest.MonkeyPatch) -> None:
