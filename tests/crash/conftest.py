@@ -8,6 +8,9 @@ import pytest
 
 from tests.crash.points import Recording, Workshop
 from tests.sharing import locked
+from tests.slurm_cluster import pytest_runtest_makereport, slurm, slurm_session
+
+__all__ = ["pytest_runtest_makereport", "slurm", "slurm_session"]
 
 
 @pytest.fixture(scope="session")

@@ -12,8 +12,6 @@ only where the thread has done something new since.
 Standard library only: the wrapper on a compute node is watched by this as well.
 """
 
-# ruff: noqa: PTH
-
 import json
 import os
 import re
@@ -39,10 +37,11 @@ _CLERKS = {(f"{_PORTAL}database.py", "writing"), (f"{_PORTAL}dispatch/leadership
 """Who commits for others: the step is named after the one that wanted it."""
 _RANDOM = (
     (r"(?<=job-)[bcdfghjkmnpqrstvwxyz]{8}\b", "ID"),
-    (r"\.[0-9a-f]{12}\.tmp$", ".*.tmp"),
+    (r"\.[0-9a-f]{12}\.tmp\b", ".*.tmp"),
     (r"(?<=/\.current\.)[0-9a-f]{12}$", "*"),
     (r"(?<=\.node/)\.?[0-9][^/]*-[0-9a-f]{12}(\.\w{8})?(?=/|$)", "VERSION"),
-    (r"^/tmp/portal-\w{8}", "TMP"),
+    (r"^/tmp/portal-\w{8}$", "TMP"),
+    (r"^data/", ""),
     (r"(?<=^mail/)(\.?)[^/]+\.eml", r"\1MESSAGE-ID.eml"),
     (r"(?<=^\.secret_key\.).*", "*"),
 )

@@ -4,8 +4,6 @@
 `["start", role, folder]` with a process id, `["end", pid]` with how it ended (as `subprocess` counts) or null.
 """
 
-# ruff: noqa: PTH
-
 import gc
 import json
 import os

@@ -16,7 +16,7 @@ from tests.crash.nursery import Nursery
 from tests.crash.run import ROLES, Accepted, CrashRun, write_shared_files
 
 MOMENTS = ("before", "after")
-_TRIES = 3
+TRIES = 3
 """A step of a loop may come or not, as time has it: such a run is right as well, and is done again."""
 UNSEEN = ("fsync", "chmod", "lock")
 
@@ -130,7 +130,7 @@ def kill_at_all(workshop: Workshop, orders: Sequence[Order], at_once: int) -> It
 
 def _kill_at(workshop: Workshop, number: int, order: Order) -> Found:
     try:
-        for attempt in range(_TRIES):
+        for attempt in range(TRIES):
             if workshop.kill_at(order, f"{os.getpid()}-{number}-{attempt}"):
                 return Found(order, was_reached=True)
     except AssertionError as error:

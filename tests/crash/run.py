@@ -129,6 +129,7 @@ class CrashRun:
     def __post_init__(self) -> None:
         self.witness = Witness(self.folder / "witness")
         self.jobs_folder = JobsFolder(self.folder / "jobs")
+        self.database_file = self.folder / "portal.db"
         self._browser = Browser(APPLICATION)
 
     def go(self) -> None:
@@ -136,7 +137,7 @@ class CrashRun:
         self._prepare()
         try:
             with self._killing_what_is_left():
-                self._run()
+                self._run_until_over()
         except AssertionError as error:
             raise AssertionError(f"{self.order}: {error}\n{self.facts()}\n{self.log()[-4000:]}") from None
 
@@ -155,6 +156,9 @@ class CrashRun:
             shutil.copytree(self.accepted.folder, self.folder, symlinks=True)
             self.told.append(self.accepted.job_id)
         (self.folder / "portal.toml").write_text(_SETTINGS.format(folder=self.folder, shared=self.shared))
+        self._write_order()
+
+    def _write_order(self) -> None:
         if self.order is not None:
             write_order(self.folder, self.order)
 
@@ -162,11 +166,14 @@ class CrashRun:
         self._start("web")
         self._visit(self._wait_for_port(deadline), deadline)
 
-    def _run(self) -> None:
-        deadline = time.monotonic() + LIMIT_SECONDS
+    def _run_until_over(self) -> None:
         if self.accepted is None:
-            self._accept(deadline)
+            self._accept(time.monotonic() + LIMIT_SECONDS)
         self._start("dispatcher")
+        self._wait_for_the_end()
+
+    def _wait_for_the_end(self) -> None:
+        deadline = time.monotonic() + LIMIT_SECONDS
         over_since: float | None = None
         while True:
             self._mend()
@@ -303,7 +310,7 @@ class CrashRun:
         return (self.folder / PORT).exists()
 
     def _ask(self, query: str, *values: object) -> list[tuple[object, ...]]:
-        file = self.folder / "portal.db"
+        file = self.database_file
         if not file.exists():
             return []
         with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True, timeout=10)) as connection:
