@@ -6,7 +6,7 @@ SHELL_SCRIPTS := .ci/run $(wildcard bin/* deploy/*.sh deploy/*/*.sh deploy/*/*/*
 # More than there are CPUs: most of a test's time is spent waiting for processes.
 TEST_WORKERS ?= 4
 
-.PHONY: help setup demo demo-slurm demo-drmaa serve test test-quick check packages clean
+.PHONY: help setup demo demo-slurm demo-drmaa serve test test-quick crash check packages clean
 
 help:
 	@echo 'make demo        run one job through the portal, from the web form to the mail'
@@ -15,6 +15,7 @@ help:
 	@echo 'make serve       serve on http://127.0.0.1:8080, data in ./data'
 	@echo 'make test        all tests; as root it installs the Debian packages that they need'
 	@echo 'make test-quick  the tests that need no servers: less than a minute'
+	@echo 'make crash       kill each process at each step that it takes (root for Slurm); CRASH=--write puts the table into docs'
 	@echo 'make check       linters, types, import rules'
 
 setup: $(READY)
@@ -46,6 +47,10 @@ test: setup packages
 
 test-quick: setup
 	$(VENV)/bin/pytest -q -n 2 -m 'not daemon'
+
+# Some 600 kills: about 15 minutes with two CPUs. CRASH=--write puts the table into docs/crash-tests.md.
+crash: setup packages
+	$(VENV)/bin/python -m tests.crash $(CRASH)
 
 check: setup packages
 	$(VENV)/bin/ruff check .

@@ -20,6 +20,7 @@ from tests.crash.nursery import Nursery
 from tests.crash.points import Found, Recording, all_points
 from tests.crash.run import CrashRun
 from tests.slurm_cluster import JOBS_ACCOUNT, SlurmCluster
+from tests.waiting import wait_until
 
 
 class CrashSite(SlurmSite):
@@ -61,7 +62,8 @@ class SlurmCrashRun(CrashRun):
         assert record.job.state is JobState.SUCCEEDED
         assert [attempt.number for attempt in record.attempts] == [1]
         assert self.witness.starts() == Counter({self.site.work(self.job_id): 1}), self.witness.starts()
-        assert self._submissions() == [record.attempt.scheduler_id], "it was in Slurm once"
+        wait_until(self._submissions, 30, "accounting, which lags, to know of it")
+        assert self._submissions() == [record.attempt.scheduler_id], f"in Slurm as {self._submissions()}"
         directory = self.site.directory(self.job_id)
         assert markers_are_right(directory, 1, succeeded=True)
         assert (directory.path / "output.txt").read_text() == "The answer is: 4\n"

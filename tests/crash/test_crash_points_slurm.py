@@ -21,5 +21,5 @@ def slurm_workshop(slurm: SlurmCluster) -> Iterator[SlurmWorkshop]:
 def test_a_dispatcher_killed_around_a_submission_to_slurm(slurm_workshop: SlurmWorkshop) -> None:
     orders = fixed_sample(slurm_workshop.record())
     found = slurm_workshop.kill_at_all(orders, at_once=len(orders))
-    assert not [one.problem for one in found if one.problem]
+    assert not "\n\n".join(one.problem for one in found if one.problem)
     assert not [str(one.order) for one in found if not one.was_reached]

@@ -1,0 +1,139 @@
+"""`make crash`: kills at every recorded step, on the embedded queue and on a real Slurm, and prints what came of it.
+
+With `--write` the table goes into docs/crash-tests.md as well. Exit code 1 where a promise was broken.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.crash.points import Found, Workshop, all_points, kill_at_all
+from tests.crash.run import ROLES
+from tests.crash.slurm_run import SlurmWorkshop
+from tests.slurm_cluster import own_cluster
+
+PAGE = Path(__file__).parents[2] / "docs" / "crash-tests.md"
+BEGIN, END = "<!-- measured: begin -->\n", "<!-- measured: end -->\n"
+_LOCAL_AT_ONCE = 6
+_SLURM_AT_ONCE = 12
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """All kills on one scheduler."""
+
+    scheduler: str
+    found: Sequence[Found]
+    seconds: float
+
+
+def main() -> int:
+    """Run it; the exit code."""
+    parser = argparse.ArgumentParser(prog="make crash", description=__doc__)
+    parser.add_argument("--write", action="store_true", help="put the table into docs/crash-tests.md")
+    parser.add_argument("--only", choices=["local", "slurm"], help="one scheduler alone")
+    arguments = parser.parse_args()
+    campaigns = []
+    if arguments.only != "slurm":
+        campaigns.append(_local())
+    if arguments.only != "local":
+        if os.geteuid() == 0:
+            campaigns.append(_slurm())
+        else:
+            print("Left out: a real Slurm needs root.", flush=True)
+    text = "\n".join(report(campaigns))
+    print(text)
+    if arguments.write:
+        head, _, rest = PAGE.read_text().partition(BEGIN)
+        PAGE.write_text(head + BEGIN + text + "\n" + END + rest.partition(END)[2])
+    broken = [one for campaign in campaigns for one in campaign.found if one.problem]
+    for one in broken:
+        print(one.problem, file=sys.stderr)
+    return 1 if broken else 0
+
+
+def _local() -> Campaign:
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="crash-", ignore_cleanup_errors=True) as folder:
+        workshop = Workshop(Path(folder))
+        try:
+            orders = all_points(workshop.record())
+            print(f"local: {len(orders)} points", flush=True)
+            found = _counted(kill_at_all(workshop, orders, _LOCAL_AT_ONCE))
+        finally:
+            workshop.close()
+    return Campaign("local", found, time.monotonic() - began)
+
+
+def _slurm() -> Campaign:
+    began = time.monotonic()
+    with own_cluster("crash") as cluster:
+        workshop = SlurmWorkshop(cluster)
+        try:
+            orders = all_points(workshop.record())
+            print(f"slurm: {len(orders)} points", flush=True)
+            found = _counted(workshop.kill_at_all(orders, _SLURM_AT_ONCE))
+        finally:
+            workshop.close()
+    return Campaign("slurm", found, time.monotonic() - began)
+
+
+def _counted(found: Iterable[Found]) -> list[Found]:
+    all_found = []
+    for one in found:
+        all_found.append(one)
+        if one.problem or not one.was_reached:
+            print(f"{one.order}: {one.problem.splitlines()[0] if one.problem else 'not reached'}", flush=True)
+        if len(all_found) % 50 == 0:
+            print(f"… {len(all_found)}", flush=True)
+    return all_found
+
+
+def report(campaigns: Sequence[Campaign]) -> list[str]:
+    """The lines of the tables."""
+    lines = [
+        "| scheduler | process | steps | points | killed | not reached | a promise broken |",
+        "|---|---|---:|---:|---:|---:|---:|",
+    ]
+    for campaign in campaigns:
+        for role in ROLES:
+            found = [one for one in campaign.found if one.order.step.role == role]
+            if found:
+                lines.append(f"| {campaign.scheduler} | {role} | " + " | ".join(map(str, _numbers(found))) + " |")
+    for campaign in campaigns:
+        lines += ["", f"On `{campaign.scheduler}` that took {campaign.seconds:.0f} seconds.", ""]
+        lines += ["| process | step | before | after |", "|---|---|---|---|"]
+        lines += _rows(campaign.found)
+    return lines
+
+
+def _numbers(found: Sequence[Found]) -> tuple[int, ...]:
+    reached = sum(one.was_reached for one in found)
+    steps = len({one.order.step for one in found})
+    return steps, len(found), reached, len(found) - reached, sum(bool(one.problem) for one in found)
+
+
+def _rows(found: Sequence[Found]) -> list[str]:
+    words = {one.order: _word(one) for one in found}
+    steps = dict.fromkeys(one.order.step for one in found)
+    rows = []
+    for step in steps:
+        before, after = (next(words[order] for order in words if order == (step, at)) for at in ("before", "after"))
+        name = str(step).partition(": ")[2]
+        rows.append(f"| {step.role} | `{name}` | {before} | {after} |")
+    return rows
+
+
+def _word(found: Found) -> str:
+    if found.problem:
+        return "**broken**"
+    return "right" if found.was_reached else "not reached"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
