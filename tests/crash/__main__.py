@@ -18,7 +18,7 @@ from tests.crash.slurm_run import SlurmWorkshop
 from tests.slurm_cluster import own_cluster
 
 PAGE = Path(__file__).parents[2] / "docs" / "crash-tests.md"
-BEGIN, END = "<!-- measured: begin -->\n", "<!-- measured: end -->\n"
+_BEGIN, _END = "<!-- measured on {}: begin -->\n", "<!-- measured on {}: end -->\n"
 _LOCAL_AT_ONCE = 6
 _SLURM_AT_ONCE = 12
 
@@ -46,11 +46,11 @@ def main() -> int:
             campaigns.append(_slurm())
         else:
             print("Left out: a real Slurm needs root.", flush=True)
-    text = "\n".join(report(campaigns))
-    print(text)
-    if arguments.write:
-        head, _, rest = PAGE.read_text().partition(BEGIN)
-        PAGE.write_text(head + BEGIN + text + "\n" + END + rest.partition(END)[2])
+    for campaign in campaigns:
+        text = "\n".join(report(campaign)) + "\n"
+        print(text, flush=True)
+        if arguments.write:
+            _write(campaign.scheduler, text)
     broken = [one for campaign in campaigns for one in campaign.found if one.problem]
     for one in broken:
         print(one.problem, file=sys.stderr)
@@ -94,22 +94,27 @@ def _counted(found: Iterable[Found]) -> list[Found]:
     return all_found
 
 
-def report(campaigns: Sequence[Campaign]) -> list[str]:
+def _write(scheduler: str, text: str) -> None:
+    """Put the tables into their place in the page."""
+    begin, end = _BEGIN.format(scheduler), _END.format(scheduler)
+    head, found, rest = PAGE.read_text().partition(begin)
+    assert found, f"{PAGE} has no line {begin}"
+    PAGE.write_text(head + begin + text + end + rest.partition(end)[2])
+
+
+def report(campaign: Campaign) -> list[str]:
     """The lines of the tables."""
     lines = [
-        "| scheduler | process | steps | points | killed | not reached | a promise broken |",
-        "|---|---|---:|---:|---:|---:|---:|",
+        "| process | steps | points | killed | not reached | a promise broken |",
+        "|---|---:|---:|---:|---:|---:|",
     ]
-    for campaign in campaigns:
-        for role in ROLES:
-            found = [one for one in campaign.found if one.order.step.role == role]
-            if found:
-                lines.append(f"| {campaign.scheduler} | {role} | " + " | ".join(map(str, _numbers(found))) + " |")
-    for campaign in campaigns:
-        lines += ["", f"On `{campaign.scheduler}` that took {campaign.seconds:.0f} seconds.", ""]
-        lines += ["| process | step | before | after |", "|---|---|---|---|"]
-        lines += _rows(campaign.found)
-    return lines
+    for role in ROLES:
+        found = [one for one in campaign.found if one.order.step.role == role]
+        if found:
+            lines.append(f"| {role} | " + " | ".join(map(str, _numbers(found))) + " |")
+    lines += ["", f"That took {campaign.seconds:.0f} seconds.", ""]
+    lines += ["| process | step | killed before | killed after |", "|---|---|---|---|"]
+    return lines + _rows(campaign.found)
 
 
 def _numbers(found: Sequence[Found]) -> tuple[int, ...]:

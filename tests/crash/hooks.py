@@ -66,6 +66,8 @@ class Order(NamedTuple):
     step: Step
     moment: str
     """`before` or `after`."""
+    signal_number: int = signal.SIGKILL
+    """What the process sends itself; SIGSTOP lets it stand still until somebody sends SIGCONT."""
 
     def __str__(self) -> str:
         return f"{self.moment} {self.step}"
@@ -77,17 +79,17 @@ class Order(NamedTuple):
 
 
 def write_order(folder: Path, order: Order) -> None:
-    """Whichever process comes to this point first is killed there, once."""
-    (folder / ORDER).write_text(json.dumps([*order.step, order.moment]))
+    """Whichever process comes to this point first is killed (or stopped) there, once."""
+    (folder / ORDER).write_text(json.dumps([*order.step, order.moment, order.signal_number]))
 
 
 def _read_order(folder: str) -> Order | None:
     try:
         with open(os.path.join(folder, ORDER)) as file:
-            *step, moment = json.load(file)
+            *step, moment, number = json.load(file)
     except FileNotFoundError:
         return None
-    return Order(Step(*step), moment)
+    return Order(Step(*step), moment, number)
 
 
 class _Own(threading.local):
@@ -200,7 +202,7 @@ class Watch:
             return Step(self._role, kind, target, self._counts[key])
 
     def _is_due(self, step: Step, moment: str) -> bool:
-        return self._order == (step, moment)
+        return self._order is not None and self._order[:2] == (step, moment)
 
     def _kill(self, step: Step) -> None:
         """As `kill -9` does it, in the middle of everything; nothing where somebody was killed already."""
@@ -212,9 +214,12 @@ class Watch:
             self._own.is_ours = False
             return
         os.write(descriptor, f"{os.getpid()}\n".encode())
-        os.kill(os.getpid(), signal.SIGKILL)
-        while True:
+        os.close(descriptor)
+        number = self._order.signal_number if self._order else signal.SIGKILL
+        os.kill(os.getpid(), number)
+        while number == signal.SIGKILL:
             time.sleep(1)
+        self._own.is_ours = False
 
     def _path(self, path: Any) -> str:
         if isinstance(path, int):

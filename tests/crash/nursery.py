@@ -107,9 +107,19 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     gc.collect()
     gc.freeze()
+    alive: set[int] = set()
     for line in sys.stdin:
         word, *arguments = json.loads(line)
-        print(json.dumps(_start(*arguments) if word == "start" else _end(*arguments)), flush=True)
+        if word == "start":
+            answer: int | None = _start(*arguments)
+            alive.add(answer)
+        else:
+            answer = _end(*arguments)
+            alive -= {*arguments} if answer is not None else set()
+        print(json.dumps(answer), flush=True)
+    # Whoever asked was interrupted: nothing is left running.
+    for pid in alive:
+        os.kill(pid, signal.SIGKILL)
 
 
 if __name__ == "__main__":

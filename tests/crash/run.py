@@ -24,6 +24,7 @@ from tests.crash.browser import Browser, NoAnswerError
 from tests.crash.hooks import KILLED, STEPS_FOLDER, Order, Step, write_order
 from tests.crash.nursery import LOG, Nursery
 from tests.crash.roles import MAILS, PORT
+from tests.waiting import wait_until
 
 APPLICATION = "crash"
 EMAIL = "ann@example.org"
@@ -134,22 +135,23 @@ class CrashRun:
 
     def go(self) -> None:
         """From an empty folder to the end of everything. AssertionError, with the log, where that does not come."""
-        self._prepare()
+        self.prepare()
         try:
-            with self._killing_what_is_left():
+            with self.killing_what_is_left():
                 self._run_until_over()
         except AssertionError as error:
             raise AssertionError(f"{self.order}: {error}\n{self.facts()}\n{self.log()[-4000:]}") from None
 
     def accept_only(self) -> "Accepted":
         """From an empty folder to the visitor's answer; what there is then, for other runs to begin with."""
-        self._prepare()
-        with self._killing_what_is_left():
+        self.prepare()
+        with self.killing_what_is_left():
             self._accept(time.monotonic() + LIMIT_SECONDS)
         shutil.rmtree(self.folder / STEPS_FOLDER)
         return Accepted(self.folder, self.told[0])
 
-    def _prepare(self) -> None:
+    def prepare(self) -> None:
+        """The folder, with its order."""
         if self.accepted is None:
             self.folder.mkdir()
         else:
@@ -163,16 +165,17 @@ class CrashRun:
             write_order(self.folder, self.order)
 
     def _accept(self, deadline: float) -> None:
-        self._start("web")
+        self.start("web")
         self._visit(self._wait_for_port(deadline), deadline)
 
     def _run_until_over(self) -> None:
         if self.accepted is None:
             self._accept(time.monotonic() + LIMIT_SECONDS)
-        self._start("dispatcher")
-        self._wait_for_the_end()
+        self.start("dispatcher")
+        self.wait_for_the_end()
 
-    def _wait_for_the_end(self) -> None:
+    def wait_for_the_end(self) -> None:
+        """Return when all is over; meanwhile what was killed is started again."""
         deadline = time.monotonic() + LIMIT_SECONDS
         over_since: float | None = None
         while True:
@@ -220,10 +223,12 @@ class CrashRun:
 
     # Processes
 
-    def _start(self, role: str) -> None:
+    def start(self, role: str) -> int:
+        """Start it; its process id. From now on it takes the place of the one before, if there was one."""
         if role == "web":
             (self.folder / PORT).unlink(missing_ok=True)
         self._processes[role] = Process(role, self.nursery.start(role, self.folder), time.time())
+        return self._processes[role].pid
 
     def _mend(self) -> None:
         """Start again what was killed. Nothing else may have ended."""
@@ -233,7 +238,15 @@ class CrashRun:
                 continue
             assert code == -signal.SIGKILL, f"{role} ended by itself: {code}"
             assert self._killed_pid() == process.pid, f"{role} was killed and should not have been"
-            self._start(role)
+            self.start(role)
+
+    def wait_until_stopped(self) -> int:
+        """Wait for the process that stands still, as it was told to; its id."""
+        wait_until(self._killed_pid, LIMIT_SECONDS, f"a process to come to {self.order}")
+        pid = self._killed_pid()
+        assert pid is not None
+        wait_until(lambda: _is_stopped(pid), LIMIT_SECONDS, "it to stand still")
+        return pid
 
     def _killed_pid(self) -> int | None:
         file = self.folder / KILLED
@@ -245,7 +258,8 @@ class CrashRun:
         return self.was_reached
 
     @contextmanager
-    def _killing_what_is_left(self) -> Iterator[None]:
+    def killing_what_is_left(self) -> Iterator[None]:
+        """Leave nothing running."""
         try:
             yield
         finally:
@@ -260,7 +274,7 @@ class CrashRun:
     def _go_on(self) -> None:
         """Node and program wait until the portal has seen the state before, so that each run takes the same steps."""
         if "client" not in self._processes and self._ask("SELECT 1 FROM attempts WHERE raw_state IS NOT NULL"):
-            self._start("client")
+            self.start("client")
         if not (self.folder / "go").exists() and self._ask("SELECT 1 FROM jobs WHERE state = 'running'"):
             (self.folder / "go").touch()
 
@@ -356,3 +370,7 @@ class CrashRun:
         """What all its processes have logged."""
         file = self.folder / LOG
         return file.read_text(errors="replace") if file.exists() else ""
+
+
+def _is_stopped(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"

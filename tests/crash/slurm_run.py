@@ -45,12 +45,12 @@ class SlurmCrashRun(CrashRun):
         self.told.append(self.job_id)
         self.database_file = site.folder / "data" / "portal.db"
 
-    def _prepare(self) -> None:
+    def prepare(self) -> None:
         self._write_order()
 
     def _run_until_over(self) -> None:
-        self._start("dispatcher")
-        self._wait_for_the_end()
+        self.start("dispatcher")
+        self.wait_for_the_end()
 
     def _go_on(self) -> None:
         if self._ask("SELECT 1 FROM jobs WHERE state = 'running'"):
