@@ -12,7 +12,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.crash.points import Found, Workshop, all_points, kill_at_all
+from tests.crash.hooks import Order
+from tests.crash.points import MOMENTS, Found, Workshop, all_points, kill_at_all
 from tests.crash.run import ROLES
 from tests.crash.slurm_run import SlurmWorkshop
 from tests.slurm_cluster import own_cluster
@@ -128,7 +129,7 @@ def _rows(found: Sequence[Found]) -> list[str]:
     steps = dict.fromkeys(one.order.step for one in found)
     rows = []
     for step in steps:
-        before, after = (next(words[order] for order in words if order == (step, at)) for at in ("before", "after"))
+        before, after = (words[Order(step, moment)] for moment in MOMENTS)
         name = str(step).partition(": ")[2]
         rows.append(f"| {step.role} | `{name}` | {before} | {after} |")
     return rows

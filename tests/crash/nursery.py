@@ -112,7 +112,7 @@ def main() -> None:
         word, *arguments = json.loads(line)
         if word == "start":
             answer: int | None = _start(*arguments)
-            alive.add(answer)
+            alive |= {answer} if answer is not None else set()
         else:
             answer = _end(*arguments)
             alive -= {*arguments} if answer is not None else set()
