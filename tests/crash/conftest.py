@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.crash.points import Recording, Workshop
+from tests.crash.slurm_run import SlurmWorkshop
 from tests.sharing import locked
-from tests.slurm_cluster import pytest_runtest_makereport, slurm, slurm_session
+from tests.slurm_cluster import SlurmCluster, pytest_runtest_makereport, slurm, slurm_session
 
 __all__ = ["pytest_runtest_makereport", "slurm", "slurm_session"]
 
@@ -31,3 +32,11 @@ def recording(workshop: Workshop, tmp_path_factory: pytest.TempPathFactory) -> R
         if not file.exists():
             file.write_text(workshop.record().to_json())
     return Recording.from_json(file.read_text())
+
+
+@pytest.fixture
+def slurm_workshop(slurm: SlurmCluster) -> Iterator[SlurmWorkshop]:
+    """Runs on the session's cluster."""
+    workshop = SlurmWorkshop(slurm)
+    yield workshop
+    workshop.close()

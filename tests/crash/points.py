@@ -67,7 +67,7 @@ class Workshop:
         # After a kill between two steps the disk is the same, whether it came after the one or before the other: so
         # that each state sees a visitor who sends the form again at once, and one who comes back later.
         repeats_at_once = order.moment == "before"
-        accepted = None if order.step.role == "web" else self._accepted_job()
+        accepted = None if order.step.role == "web" else self.accepted_job()
         run = CrashRun(self.folder / name, self.shared, self.nursery, order, repeats_at_once, accepted)
         run.go()
         try:
@@ -77,7 +77,7 @@ class Workshop:
         shutil.rmtree(run.folder)
         return run.was_reached
 
-    def _accepted_job(self) -> Accepted:
+    def accepted_job(self) -> Accepted:
         """What all runs begin with in which something else than the web server is killed."""
         with self._lock:
             if self._accepted is None:

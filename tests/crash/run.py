@@ -293,6 +293,10 @@ class CrashRun:
             return False
         return True
 
+    def is_handed_in(self) -> bool:
+        """Whether the database has the scheduler's id."""
+        return bool(self._ask("SELECT 1 FROM attempts WHERE scheduler_id IS NOT NULL"))
+
     def _send_again_where_nothing_is_left(self) -> None:
         if not self.told and not self._orphans():
             self._try_form(self._wait_for_port(time.monotonic() + LIMIT_SECONDS))
@@ -309,6 +313,8 @@ class CrashRun:
         if not self._was_killed():
             return False
         started = self._processes.get(self.order.step.role)
+        if self.order.signal_number != signal.SIGKILL:
+            return True
         if started is None or self._killed_pid() == started.pid:
             return self.order.step.role == "wrapper"
         if started.role == "dispatcher":

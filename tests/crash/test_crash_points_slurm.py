@@ -1,21 +1,11 @@
 """A dispatcher that is killed around its calls of a real Slurm: the job is in Slurm once, and starts once."""
 
-from collections.abc import Iterator
-
 import pytest
 
 from tests.crash.slurm_run import SlurmWorkshop, fixed_sample
-from tests.slurm_cluster import USES_SLURM, SlurmCluster
+from tests.slurm_cluster import USES_SLURM
 
 pytestmark = [pytest.mark.daemon, *USES_SLURM]
-
-
-@pytest.fixture
-def slurm_workshop(slurm: SlurmCluster) -> Iterator[SlurmWorkshop]:
-    """Runs on the session's cluster."""
-    workshop = SlurmWorkshop(slurm)
-    yield workshop
-    workshop.close()
 
 
 def test_a_dispatcher_killed_around_a_submission_to_slurm(slurm_workshop: SlurmWorkshop) -> None:
