@@ -227,7 +227,8 @@ class CrashRun:
         """Start it; its process id. From now on it takes the place of the one before, if there was one."""
         if role == "web":
             (self.folder / PORT).unlink(missing_ok=True)
-        self._processes[role] = Process(role, self.nursery.start(role, self.folder), time.time())
+        now_utc = time.time()
+        self._processes[role] = Process(role, self.nursery.start(role, self.folder), now_utc)
         return self._processes[role].pid
 
     def _mend(self) -> None:

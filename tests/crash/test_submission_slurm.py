@@ -112,7 +112,7 @@ def test_a_controller_that_lost_its_last_seconds_and_gives_the_id_to_another(
 ) -> None:
     """The stranger's job under the old id is not the portal's: the attempt is lost, and another one runs."""
     with one_run(slurm_workshop) as run:
-        run.site.stop_nodes()
+        slurm.run("scontrol", "update", "nodename=ALL", "state=drain", "reason=test", account="root")
         saved = tmp_path / "ctld"
         slurm.stop_daemon("ctld")
         _copy(slurm.home / "ctld", saved)
@@ -128,7 +128,8 @@ def test_a_controller_that_lost_its_last_seconds_and_gives_the_id_to_another(
         slurm.start_daemon("ctld")
         stranger = slurm.submit("sleep 300")
         assert stranger == lost_id
-        run.site.start_nodes()
+        # It may have forgotten that they are drained, and then refuses to resume them.
+        slurm.run("scontrol", "update", "nodename=ALL", "state=resume", account="root")
         run.wait_for_the_end()
 
         record = run.site.record(run.job_id)
