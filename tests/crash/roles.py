@@ -43,7 +43,7 @@ _TIMES: tuple[tuple[Any, str, float], ...] = (
     (client, "FENCE_SECONDS", 2.0),
     (local, "LEASE_SECONDS", 3.0),
     (slurm_scheduler, "CONTROLLER_SECONDS", 5.0),
-    (app, "LOCAL_CALL_SECONDS", 3.0),
+    (app, "LOCAL_CALL_SECONDS", 2.0),
     (helper, "_MARGIN_SECONDS", 1.0),
 )
 """Times only, each of which no test could sit out: nothing is decided in another way."""
