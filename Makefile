@@ -9,7 +9,7 @@ TEST_WORKERS ?= 4
 # How many histories `make simulate` plays.
 SEEDS ?= 1000
 
-.PHONY: help setup demo demo-slurm demo-drmaa serve test test-quick simulate chaos check packages clean
+.PHONY: help setup demo demo-slurm demo-drmaa serve test test-quick simulate chaos crash check packages clean
 
 help:
 	@echo 'make demo        run one job through the portal, from the web form to the mail'
@@ -20,6 +20,7 @@ help:
 	@echo 'make test-quick  the tests that need no servers: less than a minute'
 	@echo 'make simulate    SEEDS=1000 histories in which everything goes wrong, played by a simulation'
 	@echo 'make chaos       jobs on a real Slurm while everything is killed at random: MINUTES=10, SEED=… (root, Debian 12)'
+	@echo 'make crash       kill each process at each step that it takes (root for Slurm); CRASH=--write puts the table into docs'
 	@echo 'make check       linters, types, import rules'
 
 setup: $(READY)
@@ -60,6 +61,10 @@ MINUTES ?= 10
 chaos: setup packages
 	$(VENV)/bin/python -m tests.chaos.run --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) \
 	  $(if $(JOBS_PER_SECOND),--jobs-per-second $(JOBS_PER_SECOND))
+
+# Some 600 kills: about 15 minutes with two CPUs. CRASH=--write puts the table into docs/crash-tests.md.
+crash: setup packages
+	$(VENV)/bin/python -m tests.crash $(CRASH)
 
 check: setup packages
 	$(VENV)/bin/ruff check .

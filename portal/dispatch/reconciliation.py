@@ -80,7 +80,9 @@ def _mend_attempt(dispatch: Dispatch, record: JobRecord, attempt: Attempt) -> bo
     if attempt.state.is_final:
         known = _verdict_of_row(record, attempt)
         if _may_be_mended(dispatch, verdict, known):
-            write_verdict(files, {**(verdict or {}), **_origin(dispatch, record, attempt), **known}, dispatch.leadership)
+            write_verdict(
+                files, {**(verdict or {}), **_origin(dispatch, record, attempt), **known}, dispatch.leadership
+            )
             changed = True
     elif verdict is not None and _may_be_mended(dispatch, verdict, None):
         _remove(files.verdict)

@@ -244,5 +244,3 @@ class OutboxSender:
 
 def _no_guard(_session: Session) -> None:
     """For a sender that nobody can take over from."""
-
-

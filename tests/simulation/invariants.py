@@ -178,7 +178,9 @@ class _Judge:
 
     def _had_ended(self, job: ClusterJob, attempt: Attempt) -> bool:
         """Whether it had when the portal said so."""
-        told = [event for event in self._record.events if event.to_state.is_final or event.to_state is JobState.ACCEPTED]
+        told = [
+            event for event in self._record.events if event.to_state.is_final or event.to_state is JobState.ACCEPTED
+        ]
         ends = [e.at for e in told if e.attempt_number - (e.to_state is JobState.ACCEPTED) == attempt.number]
         return job.ended_at is not None and bool(ends) and START + timedelta(seconds=job.ended_at) <= ends[-1]
 

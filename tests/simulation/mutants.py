@@ -69,9 +69,7 @@ def _without_claim() -> Patch:
 def _without_grace() -> Patch:
     really = polling.decide
 
-    def decide(
-        attempt: AttemptFacts, observation: Observation, status: StatusFile | None, now: datetime
-    ) -> Verdict:
+    def decide(attempt: AttemptFacts, observation: Observation, status: StatusFile | None, now: datetime) -> Verdict:
         return really(replace(attempt, grace_seconds=0, end_seen_at=now), observation, status, now)
 
     return _replaced(polling, "decide", decide)

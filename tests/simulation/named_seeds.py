@@ -31,8 +31,7 @@ NAMED_SEEDS = (
         977,
         "A sender stood still between making a message and handing it over, while another dispatcher took over and sent "
         "its own: the same Message-ID went out with two different contents.",
-        "tests/quick/test_mail_outbox.py"
-        "::test_a_sender_that_was_overtaken_while_it_wrote_the_message_does_not_send_it",
+        "tests/quick/test_mail_outbox.py::test_a_sender_that_was_overtaken_while_it_wrote_the_message_does_not_send_it",
     ),
     NamedSeed(
         "a predecessor's last step",
