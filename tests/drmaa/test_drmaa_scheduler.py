@@ -233,6 +233,17 @@ def test_a_system_that_the_portal_does_not_know(cell: GridEngineCell) -> None:
         wait_until(lambda: not cell.queue(), 60, "an empty queue")
 
 
+def test_a_host_without_the_commands_knows_what_lives_and_no_more(bench: Bench) -> None:
+    runs, fails = bench.submit(bench.spec("exec sleep 300"), bench.spec("exit 4"))
+    bench.wait_for(runs, SchedulerState.RUNNING)
+    bench.wait_for(fails, SchedulerState.FAILED)
+    with dispatching(bench.cell, "", "without-commands") as process:
+        seen = process.scheduler.observe([runs, fails, STRANGER])
+        assert (seen[runs].state, seen[runs].raw_state) == (SchedulerState.RUNNING, "running")
+        assert {seen[fails].state, seen[STRANGER].state} == {SchedulerState.UNKNOWN}
+        assert not process.scheduler.health().ok
+
+
 def test_names_are_found_in_the_queue_and_in_accounting(bench: Bench) -> None:
     running, finished = bench.submit(bench.spec("exec sleep 300"), bench.spec("exit 0"))
     bench.wait_for(finished, SchedulerState.COMPLETED)
