@@ -185,7 +185,6 @@ class Site(ABC):
             lambda: self.states() == {JobState.SUCCEEDED: number},
             seconds,
             lambda: f"{number} answers, not {dict(self.states())}\n{self.log()[-3000:]}",
-            poll_seconds=0.25,
         )
 
     def scheduler_ids(self) -> list[str | None]:

@@ -89,7 +89,7 @@ class Bench:
             answers[:] = self.scheduler.submit([spec])
             return not isinstance(answers[0], Deferred)
 
-        wait_until(is_settled, 60, lambda: f"the library to reach the qmaster: {answers}", poll_seconds=0.5)
+        wait_until(is_settled, 60, lambda: f"the library to reach the qmaster: {answers}")
         [answer] = answers
         assert isinstance(answer, Submitted), answer
         return answer.handle
