@@ -15,6 +15,8 @@ class Wire:
 
     def __init__(self, target_port: int) -> None:
         self._target_port = target_port
+        # Whether the wire is worn is seen and acted upon at once: a late thread must not cut what was connected since.
+        self._lock = threading.RLock()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self._ends: list[socket.socket] = []
@@ -33,9 +35,10 @@ class Wire:
 
     def break_after(self, number_of_bytes: int | None, *, of_answers: bool = False) -> None:
         """Cut the wire once so many more bytes have gone in, or, `of_answers`, have come out; None: never."""
-        carried = self.answered_bytes if of_answers else self.carried_bytes
-        self._breaks_answers = of_answers
-        self._break_after = None if number_of_bytes is None else carried + number_of_bytes
+        with self._lock:
+            carried = self.answered_bytes if of_answers else self.carried_bytes
+            self._breaks_answers = of_answers
+            self._break_after = None if number_of_bytes is None else carried + number_of_bytes
 
     @property
     def is_silent(self) -> bool:
@@ -53,11 +56,12 @@ class Wire:
 
     def cut(self) -> None:
         """Break every connection that is open now, in the middle of whatever it carries; the next ones are whole."""
-        self._silent_after = None
-        for end in self._ends:
-            with suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
-        self._ends.clear()
+        with self._lock:
+            self._silent_after = None
+            for end in self._ends:
+                with suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
+            self._ends.clear()
 
     def close(self) -> None:
         """Cut, and carry nothing more."""
@@ -77,7 +81,8 @@ class Wire:
                     continue
                 for end in (near, far):
                     end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                self._ends += [near, far]
+                with self._lock:
+                    self._ends += [near, far]
                 for source, sink, is_answer in ((near, far, False), (far, near, True)):
                     threading.Thread(target=self._carry, args=(source, sink, is_answer), daemon=True).start()
 
@@ -90,8 +95,9 @@ class Wire:
                     continue
                 else:
                     self.answered_bytes += len(data)
-                if self._is_worn():
-                    self.cut()
+                with self._lock:
+                    if self._is_worn():
+                        self.cut()
                 sink.sendall(data)
         _close_both(source, sink)
 

@@ -7,16 +7,15 @@ for itself, healthy, with no job in it and with an empty jobs folder; what it br
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
-import zlib
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
+from tests.clusters import home_with_ports, name_for, session_folder
 from tests.sharing import locked, shared
 from tests.waiting import wait_until
 
@@ -36,6 +35,8 @@ _TEST_SECONDS = 600
 
 class SlurmCluster:
     """One cluster, in `home` and from `port` on (cluster.sh says which ports these are)."""
+
+    kind = "Slurm"
 
     def __init__(self, home: Path, port: int) -> None:
         self.home = home
@@ -231,35 +232,10 @@ def can_limit_memory() -> bool:
 
 
 def new_cluster(name: str) -> SlurmCluster:
-    """A cluster that is not up yet, with a home of its own and free ports.
-
-    `name` chooses both: the same name gives the same cluster, as long as its home is there.
-    """
-    # Not in pytest's folder: that is closed to other accounts, who have to read slurm.conf.
-    home = Path(tempfile.gettempdir()) / f"portal-slurm-{name}"
-    port_file = home / "port"
-    if port_file.exists():
-        return SlurmCluster(home, int(port_file.read_text()))
-    home.mkdir()
-    home.chmod(0o755)
-    port = _free_ports(zlib.crc32(name.encode()))
-    port_file.write_text(str(port))
-    return SlurmCluster(home, port)
-
-
-def _free_ports(seed: int) -> int:
-    """The first of 200 ports that nobody listens on now. Below those that the kernel hands out."""
-    bases = range(20000, 32000, 200)
-    for number in range(len(bases)):
-        base = bases[(seed + number) % len(bases)]
-        if all(_is_free(base + offset) for offset in (6, 17, 19, 22, *range(101, 110))):
-            return base
-    raise AssertionError("no free ports for a Slurm cluster")
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) != 0
+    """A cluster that is not up yet, with a home and 200 ports of its own; the same name gives the same cluster."""
+    # Below those that the kernel hands out.
+    ports = (6, 17, 19, 22, *range(101, 110))
+    return SlurmCluster(*home_with_ports("portal-slurm", name, range(20000, 32000, 200), ports))
 
 
 @contextmanager
@@ -286,7 +262,7 @@ def shared_cluster(folder: Path) -> Iterator[SlurmCluster]:
     """The one cluster of all processes that call this with the same folder; the last one to leave takes it down."""
 
     def start() -> SlurmCluster:
-        cluster = new_cluster(f"{zlib.crc32(bytes(folder)):08x}")
+        cluster = new_cluster(name_for(folder))
         cluster.up()
         return cluster
 
@@ -298,9 +274,7 @@ def shared_cluster(folder: Path) -> Iterator[SlurmCluster]:
 def slurm_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
     """The one cluster of the session, for all of pytest-xdist's workers. Tests ask for `slurm`."""
     skip_unless_possible()
-    folder = tmp_path_factory.getbasetemp()
-    # Each worker has a folder in the session's.
-    with shared_cluster(folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) as cluster:
+    with shared_cluster(session_folder(tmp_path_factory)) as cluster:
         yield cluster
 
 
@@ -320,16 +294,3 @@ def slurm(slurm_session: SlurmCluster) -> Iterator[SlurmCluster]:
 
 USES_SLURM = (pytest.mark.xdist_group("slurm"), pytest.mark.timeout(_TEST_SECONDS))
 """Marks of tests that use the session's cluster: they wait for each other, so one worker may as well run them all."""
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Put nodes, queue, accounting and logs under a failure. For a conftest."""
-    report = yield
-    if report.failed:
-        used = getattr(item, "funcargs", {}).values()
-        clusters = (getattr(thing, "cluster", thing) for thing in used)
-        cluster = next((cluster for cluster in clusters if isinstance(cluster, SlurmCluster)), None)
-        if cluster is not None:
-            report.sections.append(("The Slurm cluster", cluster.diagnostics()))
-    return report

@@ -3,18 +3,21 @@
 import time
 from collections.abc import Callable
 
-_POLL_SECONDS = 0.01
+_SHORTEST_POLL_SECONDS = 0.01
+_LONGEST_POLL_SECONDS = 0.5
+_REST_FACTOR = 4
+"""A look is followed by a rest of four times its length: who waits leaves the machine to what is waited for."""
 
 
-def wait_until(
-    condition: Callable[[], object],
-    seconds: float,
-    what: str | Callable[[], str],
-    poll_seconds: float = _POLL_SECONDS,
-) -> None:
+def wait_until(condition: Callable[[], object], seconds: float, what: str | Callable[[], str]) -> None:
     """Return as soon as `condition()` is true; AssertionError that names `what`, as it is then, after `seconds`."""
     deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() >= deadline:
+    while True:
+        looked_at = time.monotonic()
+        if condition():
+            return
+        now = time.monotonic()
+        if now >= deadline:
             raise AssertionError(f"waited {seconds} s in vain: {what if isinstance(what, str) else what()}")
-        time.sleep(poll_seconds)
+        rest_seconds = min(_REST_FACTOR * (now - looked_at), _LONGEST_POLL_SECONDS, deadline - now)
+        time.sleep(max(rest_seconds, _SHORTEST_POLL_SECONDS))

@@ -39,10 +39,9 @@ esac
 [[ $CELL_SLOTS =~ ^[1-9][0-9]?$ && $CELL_SLOTS -le 20 ]] || { echo "CELL_SLOTS: 1 to 20, not $CELL_SLOTS" >&2; exit 2; }
 
 HERE=$(dirname "$(readlink -f "$0")")
-# What the libraries of deploy/slurm/ call the folder of the data.
-CLUSTER_HOME=$CELL_HOME
-# shellcheck source=../slurm/lib/processes.sh
-. "$HERE/../slurm/lib/processes.sh"
+DATA_HOME=$CELL_HOME
+# shellcheck source=../lib/processes.sh
+. "$HERE/../lib/processes.sh"
 # shellcheck source=lib/accounts.sh
 . "$HERE/lib/accounts.sh"
 # shellcheck source=lib/configuration.sh
@@ -50,18 +49,8 @@ CLUSTER_HOME=$CELL_HOME
 # shellcheck source=lib/daemons.sh
 . "$HERE/lib/daemons.sh"
 
-say() { echo "cell: $*" >&2; }
-
 DAEMONS="qmaster execd"
 is_daemon() { [ "$1" = qmaster ] || [ "$1" = execd ]; }
-need_root() { [ "$(id -u)" = 0 ] || die "this needs root"; }
-
-# One cell.sh at a time for each cell. Descriptor 9 is closed in everything that stays running.
-lock() {
-    mkdir -p "$CELL_HOME" "$RECORDS"
-    exec 9>"$CELL_HOME/lock"
-    flock --wait 180 9 || die "another cell.sh has held $CELL_HOME/lock for three minutes"
-}
 
 # ---------------------------------------------------------------- verbs
 
@@ -134,8 +123,6 @@ verb_start_daemon() { # NAME
 }
 
 verb_env() { cat "$CELL_HOME/etc/env.sh" 2>/dev/null || die "there is no cell at $CELL_HOME: run up first"; }
-
-usage() { sed -n '2,/^set -u/{/^#/s/^# \{0,1\}//p}' "$0"; }
 
 main() {
     local verb=${1:-help}

@@ -50,9 +50,11 @@ esac
 # Each of Slurm's commands and daemons below reads this; nothing here ever touches /etc/slurm.
 export SLURM_CONF=$CLUSTER_HOME/etc/slurm.conf
 
-LIB=$(dirname "$(readlink -f "$0")")/lib
-# shellcheck source=lib/processes.sh
-. "$LIB/processes.sh"
+HERE=$(dirname "$(readlink -f "$0")")
+LIB=$HERE/lib
+DATA_HOME=$CLUSTER_HOME
+# shellcheck source=../lib/processes.sh
+. "$HERE/../lib/processes.sh"
 # shellcheck source=lib/packages.sh
 . "$LIB/packages.sh"
 # shellcheck source=lib/accounts.sh
@@ -89,15 +91,6 @@ daemon_names() {
 }
 
 is_daemon() { daemon_names | grep -qx -- "$1"; }
-
-need_root() { [ "$(id -u)" = 0 ] || die "this needs root"; }
-
-# One cluster.sh at a time for each cluster. Descriptor 9 is closed in everything that stays running.
-lock() {
-    mkdir -p "$CLUSTER_HOME" "$RECORDS"
-    exec 9>"$CLUSTER_HOME/lock"
-    flock --wait 180 9 || die "another cluster.sh has held $CLUSTER_HOME/lock for three minutes"
-}
 
 # ---------------------------------------------------------------- verbs
 
@@ -237,8 +230,6 @@ verb_start_daemon() {
 }
 
 verb_env() { cat "$CLUSTER_HOME/etc/env.sh" 2>/dev/null || die "there is no cluster at $CLUSTER_HOME: run up first"; }
-
-usage() { sed -n '2,/^set -u/{/^#/s/^# \{0,1\}//p}' "$0"; }
 
 main() {
     local verb=${1:-help}

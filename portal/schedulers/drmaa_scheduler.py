@@ -2,8 +2,8 @@
 
 The library submits and cancels, which takes it a millisecond. What became of a job is told by the system's own queue
 and accounting (`drmaa_records`): one call for all jobs where `jobStatus` needs one for each, with the name beside the
-id, and with how a job ended. Of a system whose commands the portal does not know, the library says what is alive and
-what is gone (`drmaa_status`); how a job ended is never taken from it: it calls a failed job done.
+id, and with how a job ended. Where those commands do not answer, or are not known for this system, `jobStatus` says
+what is alive (`drmaa_status`); how a job ended is never taken from it: it calls a failed job done.
 
 Jobs run as the account that the dispatcher runs as.
 """
@@ -35,6 +35,7 @@ from portal.schedulers.commands import NO_ANSWER
 from portal.schedulers.drmaa_native import Drms, check_files, drms_of, native_specification
 from portal.schedulers.drmaa_records import Records, remember
 from portal.schedulers.drmaa_session import CALL_SECONDS, DrmaaSession, NoSuchJobError, Template
+from portal.schedulers.drmaa_status import LibraryRecords
 
 log = structlog.get_logger()
 
@@ -97,10 +98,17 @@ class DrmaaScheduler(Scheduler):
         return answers + [Deferred(NO_ANSWER) for _ in specs[len(answers) :]]
 
     def observe(self, handles: Collection[Handle]) -> dict[Handle, Observation]:
-        """What queue and accounting say. Raises SchedulerError where nothing could be asked."""
+        """What queue and accounting say, or else the library. Raises SchedulerError where nothing could be asked."""
         if not handles:
             return {}
-        answers = self._ask().observe(handles)
+        records = self._ask()
+        try:
+            answers = records.observe(handles)
+        except SchedulerError as error:
+            if self._drms is Drms.OTHER:
+                raise
+            answers = self._alive_by_library(handles)
+            log.warning("the cluster's own commands do not answer, its library does", error=str(error))
         return {handle: _as_cancelled(seen) if handle in self._terminated else seen for handle, seen in answers.items()}
 
     def cancel(self, handles: Collection[Handle]) -> None:
@@ -145,6 +153,15 @@ class DrmaaScheduler(Scheduler):
         if self._records is not None:
             self._records.close()
         self._session.close()
+
+    def _alive_by_library(self, handles: Collection[Handle]) -> dict[Handle, Observation]:
+        """What lives, by `jobStatus`. Of the others nothing is known: ends are told by the system's own commands.
+
+        Raises SchedulerError where the library does not answer, either.
+        """
+        seen = LibraryRecords(self._session).observe(handles)
+        unknown = Observation(SchedulerState.UNKNOWN, reason="the cluster's own commands do not answer")
+        return {handle: one if one.state.is_alive else unknown for handle, one in seen.items()}
 
     def _submit(self, drms: Drms, spec: JobSpec) -> SubmitAnswer:
         try:

@@ -1,4 +1,4 @@
-"""What is known of jobs where the system's own commands are not known: the library's word, one job after the other.
+"""What is known of jobs where the system's own commands are of no use: the library's word, one job after the other.
 
 `jobStatus` says whether a job is alive or gone (GFD.133, section 3.3.4). How it ended is never taken from it, and a
 name cannot be looked up at all.

@@ -9,10 +9,11 @@ from typing import TypeVar
 
 import pytest
 
+from tests.clusters import pytest_runtest_makereport
 from tests.contract.sites import ApartSite, DrmaaSite, LocalSite, Site, SlurmSite, SshSite
 from tests.cut_wire import Wire, wire_to
 from tests.drmaa.cell import GridEngineCell, cell, cell_session
-from tests.slurm_cluster import SlurmCluster, own_cluster, pytest_runtest_makereport, slurm, slurm_session
+from tests.slurm_cluster import SlurmCluster, own_cluster, slurm, slurm_session
 
 __all__ = ["cell", "cell_session", "pytest_runtest_makereport", "slurm", "slurm_session"]
 

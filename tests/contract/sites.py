@@ -185,7 +185,6 @@ class Site(ABC):
             lambda: self.states() == {JobState.SUCCEEDED: number},
             seconds,
             lambda: f"{number} answers, not {dict(self.states())}\n{self.log()[-3000:]}",
-            poll_seconds=0.25,
         )
 
     def scheduler_ids(self) -> list[str | None]:
@@ -197,6 +196,11 @@ class Site(ABC):
         """What the pages say of the scheduler."""
         with self.as_portal(), self.parts.database.reading() as session:
             return read_health(session)
+
+    def wait_for_silence(self) -> None:
+        """Return once the pages say that the scheduler does not answer; AssertionError with the dispatcher's log."""
+        # A dispatcher may have three requests under way before it notices, each of which has 17 seconds here.
+        wait_until(self.is_silent, 90, lambda: f"the page to say that it does not answer\n{self.log()[-3000:]}")
 
     def is_silent(self) -> bool:
         """Whether the pages say that the scheduler does not answer."""

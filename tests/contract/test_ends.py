@@ -161,6 +161,7 @@ def test_unknown_ids_and_ids_of_another_name(site: Site) -> None:
         site.wait_for_state(job_id, JobState.SUCCEEDED)
 
 
+@pytest.mark.timeout(600)  # longer than all that it waits for: the other workers' tests share the machine
 @every_kind_and_drmaa
 def test_two_hundred_at_once_and_a_dispatcher_that_is_killed_among_them(site: Site) -> None:
     job_ids = [site.submit() for _ in range(200)]

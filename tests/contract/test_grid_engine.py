@@ -80,7 +80,7 @@ def test_a_qmaster_that_is_away_changes_nothing_and_everything_catches_up(site: 
         site.wait_for_start(running)
         before = what_is_known(site.wait_for_state(running, JobState.RUNNING))
         site.cell.stop_daemon("qmaster")
-        wait_until(site.is_silent, 40, "the page to say that the scheduler does not answer")
+        site.wait_for_silence()
         accepted = site.submit()
         site.let_go()
         wait_until((Path(site.work(running)) / "SUCCESS").exists, 30, "the program's end")

@@ -42,7 +42,7 @@ def test_an_outage_changes_nothing_and_everything_catches_up(site: SlurmSite, da
             site.kill_dispatcher()
             site.start_dispatcher()
         if daemon != "dbd":
-            wait_until(site.is_silent, 40, "the page to say that the scheduler does not answer")
+            site.wait_for_silence()
         accepted = site.submit()
         if daemon == "dbd":
             # The queue answers, and that is all that it takes.

@@ -75,9 +75,9 @@ def test_a_child_that_is_killed_is_started_again(start: Start, command: str) -> 
 
 
 def test_what_runs_at_a_stop_runs_again_as_a_new_attempt_after_the_next_start(start: Start) -> None:
-    # Long enough to run at the stop on a busy machine; where the old dispatcher still opens the new attempt, it is
-    # this long as well.
-    serving = start(slow_div_seconds=20)
+    # Long enough to run at the stop on a busy machine, which gives it two seconds more; where the old dispatcher still
+    # opens the new attempt, it is this long as well.
+    serving = start(slow_div_seconds=20, stop_seconds=2)
     job_id = serving.submit()
     serving.wait_for_state(job_id, "running")
     family = serving.family()

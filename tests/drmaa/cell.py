@@ -8,12 +8,10 @@ import os
 import pickle
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
-import zlib
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from typing import Any
 import pytest
 
 from portal.schedulers.base import Scheduler
+from tests.clusters import home_with_ports, name_for, session_folder
 from tests.sharing import locked, shared
 from tests.waiting import wait_until
 
@@ -37,6 +36,8 @@ _LOG_LINES = 15
 
 class GridEngineCell:
     """One cell, in `home`, with its qmaster on `port`."""
+
+    kind = "Grid Engine"
 
     def __init__(self, home: Path, port: int) -> None:
         self.home = home
@@ -239,32 +240,9 @@ def dispatching(cell: GridEngineCell, native_specification: str = "", *options: 
 
 
 def new_cell(name: str) -> GridEngineCell:
-    """A cell that is not up yet, with a home of its own and free ports; the same name gives the same cell."""
-    # Not in pytest's folder: that is closed to other accounts, who have to read the cell's files.
-    home = Path(tempfile.gettempdir()) / f"portal-grid-engine-{name}"
-    port_file = home / "port"
-    if port_file.exists():
-        return GridEngineCell(home, int(port_file.read_text()))
-    home.mkdir()
-    home.chmod(0o755)
-    port = _free_port(zlib.crc32(name.encode()))
-    port_file.write_text(str(port))
-    return GridEngineCell(home, port)
-
-
-def _free_port(seed: int) -> int:
-    """The first of two ports that nobody listens on now. Below those that the kernel hands out, and not Slurm's."""
-    bases = range(14000, 16000, 10)
-    for number in range(len(bases)):
-        base = bases[(seed + number) % len(bases)]
-        if all(_is_free(port) for port in (base, base + 1)):
-            return base
-    raise AssertionError("no free ports for a Grid Engine cell")
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) != 0
+    """A cell that is not up yet, with a home and two ports of its own; the same name gives the same cell."""
+    # Below those that the kernel hands out, and not Slurm's.
+    return GridEngineCell(*home_with_ports("portal-grid-engine", name, range(14000, 16000, 10), (0, 1)))
 
 
 def skip_unless_possible() -> None:
@@ -280,7 +258,7 @@ def shared_cell(folder: Path) -> Iterator[GridEngineCell]:
     """The one cell of all processes that call this with the same folder; the last one to leave takes it down."""
 
     def start() -> GridEngineCell:
-        cell = new_cell(f"{zlib.crc32(bytes(folder)):08x}")
+        cell = new_cell(name_for(folder))
         cell.up()
         return cell
 
@@ -292,9 +270,7 @@ def shared_cell(folder: Path) -> Iterator[GridEngineCell]:
 def cell_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GridEngineCell]:
     """The one cell of the session, for all of pytest-xdist's workers. Tests ask for `cell`."""
     skip_unless_possible()
-    folder = tmp_path_factory.getbasetemp()
-    # Each worker has a folder in the session's.
-    with shared_cell(folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) as cell:
+    with shared_cell(session_folder(tmp_path_factory)) as cell:
         yield cell
 
 
@@ -311,16 +287,3 @@ def cell(cell_session: GridEngineCell) -> Iterator[GridEngineCell]:
 
 USES_CELL = (pytest.mark.xdist_group("grid-engine"), pytest.mark.timeout(_TEST_SECONDS))
 """Marks of tests that use the session's cell: they wait for each other, so one worker may as well run them all."""
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Put hosts, queue, accounting and logs under a failure. For a conftest."""
-    report = yield
-    if report.failed:
-        used = getattr(item, "funcargs", {}).values()
-        things = (getattr(thing, "cell", thing) for thing in used)
-        cell = next((thing for thing in things if isinstance(thing, GridEngineCell)), None)
-        if cell is not None:
-            report.sections.append(("Grid Engine", cell.diagnostics()))
-    return report

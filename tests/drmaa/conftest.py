@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.drmaa.cell import USES_CELL, cell, cell_session, pytest_runtest_makereport
+from tests.clusters import pytest_runtest_makereport
+from tests.drmaa.cell import USES_CELL, cell, cell_session
 
 __all__ = ["cell", "cell_session", "pytest_runtest_makereport"]
 

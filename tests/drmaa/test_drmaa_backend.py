@@ -76,8 +76,11 @@ class FakeRecords:
     def __init__(self) -> None:
         self.states: dict[Handle, Observation] = {}
         self.answer: Health = Health(True, "", 2, 3)
+        self.failure: SchedulerError | None = None
 
     def observe(self, handles: Collection[Handle]) -> dict[Handle, Observation]:
+        if self.failure is not None:
+            raise self.failure
         return {handle: self.states.get(handle, Observation(SchedulerState.NOT_FOUND)) for handle in handles}
 
     def find(self, names: Collection[str]) -> dict[str, FindAnswer]:
@@ -151,6 +154,22 @@ def test_without_a_cluster_nothing_is_known(scheduler: DrmaaScheduler, session: 
         with pytest.raises(SchedulerError):
             ask([HANDLE])
     assert session.templates == []
+
+
+def test_where_the_commands_do_not_answer_the_library_says_what_lives(
+    scheduler: DrmaaScheduler, session: FakeSession, records: FakeRecords
+) -> None:
+    records.failure = SchedulerError("qstat: not found")
+    session.statuses = {"17": "running", "18": "done"}
+    seen = scheduler.observe([HANDLE, OTHER])
+    assert [seen[handle].state for handle in (HANDLE, OTHER)] == [SchedulerState.RUNNING, SchedulerState.UNKNOWN]
+    # Whose id it is, only the commands can say: nothing is ended by an id alone.
+    with pytest.raises(SchedulerError):
+        scheduler.cancel([HANDLE])
+    assert session.terminated == []
+    session.statuses = {"17": SchedulerError("away")}
+    with pytest.raises(SchedulerError, match="away"):
+        scheduler.observe([HANDLE])
 
 
 @pytest.fixture

@@ -81,6 +81,19 @@ class Bench:
         assert all(isinstance(answer, Submitted) for answer in answers), answers
         return [answer.handle for answer in answers if isinstance(answer, Submitted)]
 
+    def submit_when_it_takes_jobs(self, spec: JobSpec) -> Handle:
+        """Its handle. Put off, it certainly did not go in, and is handed in again; as by the portal."""
+        answers: list[object] = []
+
+        def is_settled() -> bool:
+            answers[:] = self.scheduler.submit([spec])
+            return not isinstance(answers[0], Deferred)
+
+        wait_until(is_settled, 60, lambda: f"the library to reach the qmaster: {answers}")
+        [answer] = answers
+        assert isinstance(answer, Submitted), answer
+        return answer.handle
+
     def state(self, handle: Handle) -> SchedulerState:
         return self.scheduler.observe([handle])[handle].state
 
@@ -231,6 +244,17 @@ def test_a_system_that_the_portal_does_not_know(cell: GridEngineCell) -> None:
         assert isinstance(process.scheduler.find([runs.name])[runs.name], Unknown)
         process.scheduler.cancel([runs, ends])
         wait_until(lambda: not cell.queue(), 60, "an empty queue")
+
+
+def test_a_host_without_the_commands_knows_what_lives_and_no_more(bench: Bench) -> None:
+    runs, fails = bench.submit(bench.spec("exec sleep 300"), bench.spec("exit 4"))
+    bench.wait_for(runs, SchedulerState.RUNNING)
+    bench.wait_for(fails, SchedulerState.FAILED)
+    with dispatching(bench.cell, "", "without-commands") as process:
+        seen = process.scheduler.observe([runs, fails, STRANGER])
+        assert (seen[runs].state, seen[runs].raw_state) == (SchedulerState.RUNNING, "running")
+        assert {seen[fails].state, seen[STRANGER].state} == {SchedulerState.UNKNOWN}
+        assert not process.scheduler.health().ok
 
 
 def test_names_are_found_in_the_queue_and_in_accounting(bench: Bench) -> None:
@@ -401,7 +425,7 @@ def test_the_qmaster_goes_and_comes_back(bench: Bench, how: signal.Signals) -> N
     wait_until(lambda: bench.scheduler.health().ok, 30, "it to answer")
     assert bench.state(running) is SchedulerState.RUNNING
     assert bench.state(waiting) is SchedulerState.PENDING
-    [new] = bench.submit(bench.spec("exit 3"))
+    new = bench.submit_when_it_takes_jobs(bench.spec("exit 3"))
     bench.scheduler.cancel([running, waiting])
     # An execd that lives through a qmaster's absence may not report for minutes (seen with 8.1.9); a new one does.
     bench.cell.stop_daemon("execd")

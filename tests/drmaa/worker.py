@@ -1,7 +1,8 @@
 """A dispatcher in miniature: a `DrmaaScheduler` whose verbs are called through standard input and output.
 
 Each request and each answer is a pickle: (verb, arguments), and (whether it is an answer, that or the error).
-Its arguments are the native specification, and `as-unknown` to take the cell for a system nobody knows.
+Its arguments are the native specification, and `as-unknown` to take the cell for a system nobody knows, or
+`without-commands` to find neither qstat nor qacct.
 """
 
 import os
@@ -12,7 +13,7 @@ from collections.abc import Callable
 from unittest import mock
 
 from portal.clock import SystemClock
-from portal.schedulers import drmaa_scheduler
+from portal.schedulers import drmaa_scheduler, grid_engine_calls
 from portal.schedulers.drmaa_loading import make_room_for_library
 from portal.schedulers.drmaa_native import Drms
 from portal.schedulers.drmaa_records import GridEngineRecords, Records
@@ -36,6 +37,8 @@ def main() -> None:
     }
     if sys.argv[2:] == ["as-unknown"]:
         mock.patch.object(drmaa_scheduler, "drms_of", return_value=Drms.OTHER).start()
+    if sys.argv[2:] == ["without-commands"]:
+        mock.patch.object(grid_engine_calls, "environment_of_grid_engine", return_value={"PATH": "/nowhere"}).start()
     scheduler = DrmaaScheduler(session, records, sys.argv[1], "smp")
     owners: dict[str, object] = dict.fromkeys(("submit", "observe", "cancel", "find", "health"), scheduler) | {
         "status": session

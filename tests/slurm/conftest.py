@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.clusters import pytest_runtest_makereport
 from tests.slurm_cluster import (
     USES_SLURM,
-    pytest_runtest_makereport,
     slurm,
     slurm_session,
 )

@@ -282,6 +282,9 @@ def test_what_left_the_queue_is_in_accounting_and_ids_are_given_again(monkeypatc
         assert bench.scheduler.find([old.name]) == {old.name: Found((old,))}
 
         forget_everything(cluster)
+        # The node may still have the lost job, and would refuse another one of that id: the new ones wait.
+        drained = cluster.run("scontrol", "update", "nodename=ALL", "state=drain", "reason=test", account="root")
+        assert drained.returncode == 0, drained.stderr
         new = bench.submit("sleep 300")
         while new.scheduler_id != lost.scheduler_id:
             new = bench.submit("sleep 300")

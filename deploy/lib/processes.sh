@@ -1,10 +1,23 @@
 # shellcheck shell=bash
-# Starting, finding and stopping processes without systemd. Sourced by cluster.sh.
+# Starting, finding and stopping processes without systemd. Sourced by cluster.sh and cell.sh,
+# which say with DATA_HOME where all their files are.
 
-RECORDS=$CLUSTER_HOME/run
+RECORDS=$DATA_HOME/run
+PROGRAM=$(basename "$0")
 
-say() { echo "cluster: $*" >&2; }
+say() { echo "${PROGRAM%.sh}: $*" >&2; }
 die() { say "$*"; exit 1; }
+need_root() { [ "$(id -u)" = 0 ] || die "this needs root"; }
+
+# One script at a time for each home. Descriptor 9 is closed in everything that stays running.
+lock() {
+    mkdir -p "$DATA_HOME" "$RECORDS"
+    exec 9>"$DATA_HOME/lock"
+    flock --wait 180 9 || die "another $PROGRAM has held $DATA_HOME/lock for three minutes"
+}
+
+# The comment at the head of the script is its help.
+usage() { sed -n '2,/^set -u/{/^#/s/^# \{0,1\}//p}' "$0"; }
 
 seconds_since() { awk -v from="$1" -v to="$EPOCHREALTIME" 'BEGIN { printf "%.1f", to - from }'; }
 resident_mib() { awk '/^VmRSS/ { printf "%.0f", $2 / 1024 }' "/proc/$1/status"; }
@@ -43,7 +56,7 @@ spawn() { # NAME COMMAND…
     (
         exec 9>&-
         cd / || exit
-        exec setsid "$@" </dev/null >>"$CLUSTER_HOME/log/$name.out" 2>&1
+        exec setsid "$@" </dev/null >>"$DATA_HOME/log/$name.out" 2>&1
     ) &
     pid=$!
     disown "$pid"
