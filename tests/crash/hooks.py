@@ -42,6 +42,7 @@ _RANDOM = (
     (r"(?<=\.node/)\.?[0-9][^/]*-[0-9a-f]{12}(\.\w{8})?(?=/|$)", "VERSION"),
     (r"^/tmp/portal-\w{8}$", "TMP"),
     (r"^data/", ""),
+    (r"(?<=^SLURM_CONF=)/.*", "SLURM.CONF"),
     (r"(?<=^mail/)(\.?)[^/]+\.eml", r"\1MESSAGE-ID.eml"),
     (r"(?<=^\.secret_key\.).*", "*"),
 )

@@ -29,7 +29,8 @@ from portal.jobs.states import JobState
 from portal.node import status_file
 from portal.schedulers.local_tables import EndedJob, QueuedJob, RunningJob
 from portal.settings import Settings
-from tests.crash.run import APPLICATION, EMPTY_DATABASE, SEQUENCE, CrashRun
+from tests.crash.files import APPLICATION, EMPTY_DATABASE, SEQUENCE
+from tests.crash.run import CrashRun
 from tests.portal_parts import make_service
 
 _DOMAIN = "127.0.0.1"

@@ -11,9 +11,10 @@ from pathlib import Path
 from threading import Lock
 
 from tests.crash import invariants
+from tests.crash.files import write_shared_files
 from tests.crash.hooks import Order, Step
 from tests.crash.nursery import Nursery
-from tests.crash.run import ROLES, Accepted, CrashRun, write_shared_files
+from tests.crash.run import ROLES, Accepted, CrashRun
 
 MOMENTS = ("before", "after")
 TRIES = 3

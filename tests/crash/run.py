@@ -16,82 +16,22 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from portal.database import Database
 from portal.jobs.directory import JobsFolder
 from portal.jobs.job_config import read_job_config
 from tests.compute_clients import Witness
 from tests.crash.browser import Browser, NoAnswerError
+from tests.crash.files import APPLICATION, EMAIL, SEQUENCE, SETTINGS
 from tests.crash.hooks import KILLED, STEPS_FOLDER, Order, Step, write_order
 from tests.crash.nursery import LOG, Nursery
 from tests.crash.roles import MAILS, PORT
 from tests.waiting import wait_until
 
-APPLICATION = "crash"
-EMAIL = "ann@example.org"
-EMPTY_DATABASE = "empty.db"
-SEQUENCE = ">q\nACGT\n"
 ROLES = ("web", "dispatcher", "client", "wrapper")
 LIMIT_SECONDS = 60.0
 """What a run may take; it takes a few seconds."""
 _LOOK_SECONDS = 0.05
 _QUIET_SECONDS = 3.0
 """How long everything must have been over before a point that was not reached counts as not reached."""
-
-_DEFINITION = """
-title = "Crash"
-[[parameters]]
-name = "x"
-type = "integer"
-label = "X"
-[[parameters]]
-name = "sequence"
-type = "longtext"
-label = "Sequence"
-[[outputs]]
-path = "hits.tsv"
-title = "Hits"
-[answer]
-file = "output.txt"
-pattern = 'The answer is: (\\d+)'
-[environment]
-pass = ["CRASH_FOLDER"]
-"""
-_PROGRAM = """
-echo start "$PWD" >> "$CRASH_FOLDER/witness"
-until [ -e "$CRASH_FOLDER/go" ]; do sleep 0.02; done
-echo hit > hits.tsv
-echo 'The answer is: 4'
-"""
-_SETTINGS = """
-[portal]
-jobs_dir = "{folder}/jobs"
-database_url = "sqlite:///{folder}/portal.db"
-templates_dir = "{shared}/templates"
-stop_seconds = 0
-[scheduler]
-poll_seconds = 0.2
-grace_seconds = 1
-node_python = "{shared}/python"
-[mail]
-folder = "{folder}/mail"
-"""
-_PYTHON = """#!/bin/sh
-exec '{python}' '{wrapper}' "$@"
-"""
-
-
-def write_shared_files(folder: Path, python: str) -> None:
-    """What all runs have in common: the application, the compute node's Python, which is watched, an empty database."""
-    application = folder / "templates" / APPLICATION
-    application.mkdir(parents=True)
-    (application / "application.toml").write_text(_DEFINITION)
-    (application / "program.sh.j2").write_text(_PROGRAM)
-    wrapper = Path(__file__).with_name("hooked_wrapper.py")
-    (folder / "python").write_text(_PYTHON.format(python=python, wrapper=wrapper))
-    (folder / "python").chmod(0o755)
-    database = Database(f"sqlite:///{folder / EMPTY_DATABASE}")
-    database.upgrade()
-    database.close()
 
 
 @dataclass
@@ -157,7 +97,7 @@ class CrashRun:
         else:
             shutil.copytree(self.accepted.folder, self.folder, symlinks=True)
             self.told.append(self.accepted.job_id)
-        (self.folder / "portal.toml").write_text(_SETTINGS.format(folder=self.folder, shared=self.shared))
+        (self.folder / "portal.toml").write_text(SETTINGS.format(folder=self.folder, shared=self.shared))
         self._write_order()
 
     def _write_order(self) -> None:
