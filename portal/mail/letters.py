@@ -82,7 +82,8 @@ class Letters:
         line = f"{utc_text(self._clock.now_utc())} {' '.join(words)}\n"
         try:
             written = read(attempt.mail_sent)
-            if words[-1].encode() not in written.split():
+            # An attempt can have two members in one digest: a failure and its correction.
+            if not set(" ".join(words).encode().split()) <= set(written.split()):
                 write_durably(str(attempt.mail_sent), written + line.encode(), FILE_MODE)
         except OSError as error:
             log.warning("mail.sent could not be written", error=str(error), job_id=row.job_id)

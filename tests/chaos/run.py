@@ -31,6 +31,7 @@ SETTLE_SECONDS = 420
 PROCESSES = ("smtp", "web", "dispatcher")
 _SENDERS = 4
 _RETRY_SECONDS = 0.5
+_LOOK_SECONDS = 3
 
 
 class FaultLog:
@@ -73,7 +74,7 @@ class Saboteur:
             thread.start()
         try:
             while self._log.seconds < until_seconds or any(thread.is_alive() for thread in threads):
-                time.sleep(1)
+                time.sleep(_LOOK_SECONDS)
                 self._keep_up()
         except BaseException:
             self._stop.set()
@@ -120,6 +121,7 @@ class Saboteur:
             self._cluster.start_daemon(fault.target)
 
     def _keep_up(self) -> None:
+        resume_drained(self._cluster, self._log)
         for name in PROCESSES:
             if name not in self._down and self._site.has_ended(name):
                 self._log.note(f"{name} had ended by itself, and is started")
@@ -176,6 +178,16 @@ class Visitors:
         self.accepted[job_id] = submission
 
 
+def resume_drained(cluster: SlurmCluster, log: FaultLog) -> None:
+    """What an administrator does: a slurmctld that has lost its last seconds may start a job on a node once more,
+    and then drains the node ("Duplicate jobid"), which nothing but a word of somebody's ends."""
+    nodes = cluster.run("sinfo", "-h", "-N", "-p", "main", "-o", "%N %T", account="root", seconds=60)
+    for name, state in (line.split() for line in nodes.stdout.splitlines() if len(line.split()) == 2):
+        if state.startswith("drain"):
+            done = cluster.run("scontrol", "update", f"nodename={name}", "state=resume", account="root", seconds=60)
+            log.note(f"{name} was {state}, and is resumed" if done.returncode == 0 else f"{name} stays {state}")
+
+
 def settle(site: ChaosSite, cluster: SlurmCluster, visitors: Visitors, log: FaultLog) -> str:
     """Start everything and wait; what is missing at the end, in words, or nothing."""
     for name in PROCESSES:
@@ -188,11 +200,12 @@ def settle(site: ChaosSite, cluster: SlurmCluster, visitors: Visitors, log: Faul
     while missing and time.monotonic() < deadline_seconds:
         for name in PROCESSES:
             site.start_process(name)
+        resume_drained(cluster, log)
         missing = site.is_settled(list(visitors.accepted))
         if missing != said:
             log.note(f"still to come: {missing or 'nothing'}")
             said = missing
-        time.sleep(1)
+        time.sleep(_LOOK_SECONDS)
     return missing
 
 
