@@ -140,7 +140,7 @@ def test_a_full_disk_loses_nothing_and_all_goes_on_when_there_is_room(whole: boo
         wait_until(lambda: site.serving.state(ids[0]) == "running", SECONDS, "a job that runs")
         site.disk.fill()
         before = site.job_folders()
-        site.refuses(hidden, "Please try again" if whole else "The portal cannot write to its disk at the moment")
+        site.refuses(hidden, "again in a few minutes" if whole else "The portal cannot write to its disk at the moment")
         assert site.job_folders() == before, "nothing is half-made"
         log = site.serving.log_file
         if not whole:
@@ -164,7 +164,8 @@ def test_a_wrapper_that_cannot_write_how_it_ended_is_found_out() -> None:
     """The program of attempt 1 ends while there is no room: nobody says that it succeeded, and another attempt runs."""
     with opened_site(whole=False, slow_div_seconds=1.5) as site:
         job_id = site.visitor.accepted()
-        wait_until(lambda: site.serving.state(job_id) == "running", SECONDS, "a job that runs")
+        status_file = site.jobs_dir / f"job-{job_id}" / "attempts" / "1" / "work" / "status.json"
+        wait_until(lambda: site.serving.state(job_id) == "running" and status_file.exists(), SECONDS, "a program")
         site.disk.fill()
         log = site.serving.log_file
         wait_until(lambda: f"{job_id}-1" in _cannot_settle(log), SECONDS, "an end that cannot be written down")
