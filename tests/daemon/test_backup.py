@@ -22,6 +22,7 @@ pytestmark = [pytest.mark.daemon, pytest.mark.timeout(500)]
 
 SECONDS = 120
 OWNER = "ann@example.org"
+SETTINGS = {"PORTAL_LIMITS__MAILS_PER_HOUR_PER_PERSON": "1000"}
 
 
 class Stream:
@@ -43,7 +44,7 @@ class Stream:
         self._parts.database.close()
 
     def _send(self) -> None:
-        while not self._stop.wait(0.2):
+        while not self._stop.wait(0.5):
             try:
                 submission = Submission("slow_div", {"x": "8", "y": "2"}, OWNER)
                 self.accepted.append(self._parts.jobs.submit(submission).job_id)
@@ -76,7 +77,7 @@ def test_a_portal_restored_elsewhere_loses_nothing_and_runs_and_mails_nothing_tw
     for folder in (here, there):
         folder.mkdir()
         (folder / "portal.toml").write_text("")
-    serving = Serving(here, slow_div_seconds=0.3)
+    serving = Serving(here, slow_div_seconds=0.3, settings=SETTINGS)
     try:
         serving.wait_until_ready()
         stream = Stream(here)
@@ -126,4 +127,4 @@ def _reindexed(folder: Path) -> Serving:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "A dispatcher is at work" not in done.stdout
-    return Serving(folder, slow_div_seconds=0.3)
+    return Serving(folder, slow_div_seconds=0.3, settings=SETTINGS)
