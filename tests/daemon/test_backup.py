@@ -100,7 +100,7 @@ def test_a_portal_restored_elsewhere_loses_nothing_and_runs_and_mails_nothing_tw
         restored.wait_until_ready()
         for job_id in before:
             wait_until(partial(_has_succeeded, restored, job_id), SECONDS, f"the end of {job_id}")
-        wait_until(lambda: set(before) <= set(mail_ids(there)) | set(told_before), SECONDS, "all mail")
+        wait_until(lambda: set(before) <= set(mail_ids(there)) | set(mail_ids(here)), SECONDS, "all mail")
         told_again = mail_ids(there)
     finally:
         restored.kill_everything()
