@@ -238,7 +238,14 @@ def build_adoption(parts: Parts) -> Adoption:
 def build_reindexing(parts: Parts) -> Reindexing:
     """What brings the database up to the job directories."""
     leadership = Leadership(parts.database, parts.clock)
-    return Reindexing(parts.database, parts.folder, build_adoption(parts), leadership, mail_domain(parts.settings))
+    return Reindexing(
+        parts.database,
+        parts.folder,
+        build_adoption(parts),
+        leadership,
+        build_scheduler(parts),
+        mail_domain(parts.settings),
+    )
 
 
 def build_outbox_sender(parts: Parts, leadership: Leadership) -> OutboxSender:

@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,15 @@ Identity = tuple[int, str]
 class Serving:
     """One supervisor with its data in `folder`."""
 
-    def __init__(self, folder: Path, *, port: int = 0, slow_div_seconds: float = 0, stop_seconds: float = 0.5) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        port: int = 0,
+        slow_div_seconds: float = 0,
+        stop_seconds: float = 0.5,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
         self.folder = folder
         self.environment = os.environ | {
             "PORTAL_PORTAL__BIND": f"127.0.0.1:{port}",
@@ -33,6 +42,7 @@ class Serving:
             "PORTAL_SCHEDULER__POLL_SECONDS": "0.25",
             "PORTAL_SCHEDULER__GRACE_SECONDS": "1",
             "SLOW_DIV_SECONDS": str(slow_div_seconds),
+            **(settings or {}),
         }
         self._output = folder / "address"
         self.log_file = folder / "log"

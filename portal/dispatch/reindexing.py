@@ -5,7 +5,7 @@ compared with their files as well: a database that was restored from an older co
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 import structlog
@@ -20,7 +20,9 @@ from portal.errors import StorageError
 from portal.jobs.changes import read_changes
 from portal.jobs.directory import JobDirectory, JobsFolder
 from portal.jobs.models import Attempt, Job
-from portal.jobs.store import JobRecord, load_records
+from portal.jobs.states import JobState
+from portal.jobs.store import Change, JobRecord, add_event, load_records
+from portal.schedulers.base import Scheduler
 
 log = structlog.get_logger()
 
@@ -31,12 +33,19 @@ class Reindexing:
     """One run of it."""
 
     def __init__(
-        self, database: Database, folder: JobsFolder, adoption: Adoption, leadership: Leadership, mail_domain: str
+        self,
+        database: Database,
+        folder: JobsFolder,
+        adoption: Adoption,
+        leadership: Leadership,
+        scheduler: Scheduler,
+        mail_domain: str,
     ) -> None:
         self._database = database
         self._folder = folder
         self._adoption = adoption
         self._leadership = leadership
+        self._scheduler = scheduler
         self._mail_domain = mail_domain
 
     def run(self) -> AdoptionReport:
@@ -45,6 +54,7 @@ class Reindexing:
         with self._leadership.keeping_others_out() as is_alone:
             report.compared = is_alone
             if is_alone:
+                self._look_up_again(self._scheduler.forget_elsewhere(self._folder.root))
                 self._compare(report)
         return report
 
@@ -63,6 +73,21 @@ class Reindexing:
             except Exception as error:
                 # Whatever it is that one directory holds, the others are looked at.
                 report.leave_alone(directory, error)
+
+    def _look_up_again(self, names: Sequence[str]) -> None:
+        """What waited in a queue of another folder is looked up, and goes in again from here, as the same attempt."""
+        for name in names:
+            with self._database.writing() as session:
+                attempt = session.scalar(select(Attempt).where(Attempt.scheduler_name == name))
+                job = session.get(Job, attempt.job_id) if attempt is not None else None
+                if attempt is None or job is None or attempt.state is not JobState.QUEUED:
+                    continue
+                attempt.state, attempt.scheduler_id = JobState.SUBMITTING, None
+                if job.attempt_number == attempt.number:
+                    before, job.state = job.state, JobState.SUBMITTING
+                    detail = "It waited in the queue of another jobs folder, and is looked up in this one."
+                    at = attempt.submitted_at or attempt.created_at
+                    add_event(session, job, before, Change(at, "directory", detail))
 
     def _records(self) -> Iterator[JobRecord]:
         with self._database.reading() as session:

@@ -190,7 +190,7 @@ def remove_unused_versions(jobs_dir: Path, needed: Collection[str], before_secon
     What a cut-off installation left goes as well.
     """
     node_dir = jobs_dir / NODE_FOLDER
-    current = str((node_dir / CURRENT).readlink())
+    current = (node_dir / CURRENT).readlink().name
     removed = []
     for folder in sorted(node_dir.iterdir()):
         facts = folder.lstat()

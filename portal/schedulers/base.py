@@ -254,5 +254,9 @@ class Scheduler(ABC):
         """Drop what the portal itself keeps of jobs that ended before then, but for these names; how many it was."""
         return 0
 
+    def forget_elsewhere(self, jobs_dir: Path) -> list[str]:  # noqa: ARG002  # others keep no queue in our database
+        """Drop what waits in the portal's own queue and lies in another jobs folder; the names. For a restored copy."""
+        return []
+
     def close(self) -> None:  # noqa: B027  # most backends hold nothing
         """Let go of connections and sessions; harmless when called twice."""

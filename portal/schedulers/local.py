@@ -6,6 +6,7 @@ lost answer does no harm. Compute clients (`portal.schedulers.client`) take the 
 
 from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -123,6 +124,15 @@ class LocalScheduler(Scheduler):
             return Health(True, "No compute client is at work, so jobs wait.", running, waiting)
         detail = f"{len(slots)} compute client{'s' if len(slots) > 1 else ''} with {sum(slots)} slots"
         return Health(True, detail, running, waiting)
+
+    def forget_elsewhere(self, jobs_dir: Path) -> list[str]:
+        """A copy of the database that was restored elsewhere must not start scripts in the folder that it came from."""
+        with self._database.writing() as session:
+            rows = session.execute(select(QueuedJob.queue_id, QueuedJob.name, QueuedJob.script)).all()
+            foreign = {row[0]: row[1] for row in rows if not Path(row[2]).is_relative_to(jobs_dir)}
+            for queue_id in foreign:
+                session.execute(delete(QueuedJob).where(QueuedJob.queue_id == queue_id))
+        return list(foreign.values())
 
     def forget_ended(self, before: datetime, needed: Collection[str]) -> int:
         """Drop rows of the history. A name that is needed is one that may still be looked up or handed in again."""

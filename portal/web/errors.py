@@ -19,6 +19,8 @@ log = structlog.get_logger("portal.web")
 
 _DRAIN_BYTES = 512 * 1024 * 1024
 _DRAIN_SECONDS = 30.0
+_RETRY_AFTER_SECONDS = 120
+"""What a program is told to wait where disk or database cannot be used: somebody has to tidy up first."""
 
 _HTTP_TEXTS = {
     400: ("Not understood", "The portal could not understand this request."),
@@ -103,6 +105,8 @@ def _answer(problem: Problem) -> Response:
         # Nothing here may need the database or a writable disk: one of them may be what failed.
         response = make_response(render_template("error.html", problem=problem))
     response.status_code = problem.status
+    if problem.status == HTTPStatus.SERVICE_UNAVAILABLE:
+        response.headers["Retry-After"] = str(_RETRY_AFTER_SECONDS)
     return response
 
 

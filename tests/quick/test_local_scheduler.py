@@ -404,3 +404,14 @@ def test_orphans_are_ended_with_all_below_them_and_others_are_spared() -> None:
     assert set(stuck) <= set(ended)
     assert after == [spared]
     assert not any(is_alive(pid) for pid in [spared, *ended])
+
+
+def test_a_copy_that_was_restored_elsewhere_does_not_start_what_lies_where_it_came_from(tmp_path: Path) -> None:
+    scheduler = Bench(tmp_path).scheduler
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder, name in ((here, "one"), (there, "two")):
+        spec = JobSpec(name, folder / "job.sh", folder, time_limit_minutes=1, memory_mib=1, cpus=1)
+        assert isinstance(scheduler.submit([spec])[0], Submitted)
+    assert scheduler.forget_elsewhere(there) == ["one"]
+    assert scheduler.find(["one"]) == {"one": Absent()}
+    assert isinstance(scheduler.find(["two"])["two"], Found)

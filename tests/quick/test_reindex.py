@@ -55,7 +55,8 @@ def reindex(portal: Portal) -> AdoptionReport:
 
 def reindexing(portal: Portal) -> Reindexing:
     leadership = Leadership(portal.database, portal.clock)
-    return Reindexing(portal.database, portal.folder, portal.adoption, leadership, mail_domain(portal.settings))
+    domain = mail_domain(portal.settings)
+    return Reindexing(portal.database, portal.folder, portal.adoption, leadership, portal.scheduler, domain)
 
 
 def accepted(portal: Portal) -> str:
@@ -369,6 +370,21 @@ def test_a_job_that_was_deleted_since_the_copy_is_forgotten(portal: Portal, copy
     restore(portal, copy)
     assert reindex(portal) == AdoptionReport(forgotten=1)
     assert [record.job.job_id for record in portal.jobs.newest(10)] == [kept]
+
+
+def test_what_waited_in_a_queue_of_another_folder_goes_in_again_as_the_same_attempt(
+    portal: Portal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The copy was restored elsewhere: the embedded scheduler's queue names scripts in the folder that it came from."""
+    job_id = portal.queued()
+    name = portal.name(job_id)
+    portal.scheduler.forget(name)
+    monkeypatch.setattr(portal.scheduler, "forget_elsewhere", lambda _folder: [name])
+    reindex(portal)
+    assert portal.state(job_id) is JobState.SUBMITTING
+    portal.turn(60, times=2)
+    assert (portal.state(job_id), portal.name(job_id)) == (JobState.QUEUED, name)
+    assert portal.scheduler.submitted_names() == [name, name]
 
 
 def test_beside_a_dispatcher_known_jobs_are_left_to_it(portal: Portal) -> None:
