@@ -1,4 +1,6 @@
-"""At take-over, and from time to time: what the predecessor wrote to disk and did not commit, or committed and did not write, is mended.
+"""What a predecessor wrote to disk and did not commit, or committed and did not write, is mended.
+
+That happens at take-over, and again from time to time.
 
 The database is right about the jobs that it knows, with one exception: a file whose epoch is newer than any that this
 database saw was written for another one, of which this is an older copy. It is left alone, and what it says comes to
@@ -80,7 +82,9 @@ def _mend_attempt(dispatch: Dispatch, record: JobRecord, attempt: Attempt) -> bo
     if attempt.state.is_final:
         known = _verdict_of_row(record, attempt)
         if _may_be_mended(dispatch, verdict, known):
-            write_verdict(files, {**(verdict or {}), **_origin(dispatch, record, attempt), **known}, dispatch.leadership)
+            write_verdict(
+                files, {**(verdict or {}), **_origin(dispatch, record, attempt), **known}, dispatch.leadership
+            )
             changed = True
     elif verdict is not None and _may_be_mended(dispatch, verdict, None):
         _remove(files.verdict)

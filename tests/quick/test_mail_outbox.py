@@ -411,9 +411,7 @@ def test_a_sender_whose_time_is_over_sends_nothing(bench: Bench, mail: KeptMail)
     assert mail.messages == []
 
 
-def test_a_sender_that_was_overtaken_while_it_wrote_the_message_does_not_send_it(
-    bench: Bench, mail: KeptMail
-) -> None:
+def test_a_sender_that_was_overtaken_while_it_wrote_the_message_does_not_send_it(bench: Bench, mail: KeptMail) -> None:
     """The newer one may have sent it by then, and its bytes are other ones."""
     attempt = bench.attempt(bench.done_job())
 

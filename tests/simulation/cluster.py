@@ -182,7 +182,9 @@ class Cluster:
             if job.state is S.PENDING and self._world.faults.strikes("forgotten job starts"):
                 # It was on its way to its node already.
                 node = self._world.luck("node").choice(NODES)
-                self._world.after(self._world.between("forgotten", 1, 120), "start", partial(self._run, job, node, True))
+                self._world.after(
+                    self._world.between("forgotten", 1, 120), "start", partial(self._run, job, node, True)
+                )
             self._world.say(f"cluster: the controller forgot {job.name} ({job.scheduler_id}, {job.state.value})")
         self.next_id = min(job.scheduler_id for job in lost)
 
