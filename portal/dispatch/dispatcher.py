@@ -1,7 +1,8 @@
 """The dispatcher's loop: submit, look, decide, cancel, adopt; mail goes out in a thread of its own.
 
-Its first act is to mend the files that a predecessor left, and it looks at them again from time to time. The rest of its first turn is a turn like any other:
-whatever was left half-done is in the database or on disk, and each step starts from there.
+Its first act is to mend the files that a predecessor left, and it looks at them again from time to time. The rest of
+its first turn is a turn like any other: whatever was left half-done is in the database or on disk, and each step starts
+from there.
 """
 
 import threading

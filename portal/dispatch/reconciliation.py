@@ -1,4 +1,6 @@
-"""At take-over, and from time to time: what the predecessor wrote to disk and did not commit, or committed and did not write, is mended.
+"""What a predecessor wrote to disk and did not commit, or committed and did not write, is mended.
+
+That happens at take-over, and again from time to time.
 
 The database is right about the jobs that it knows, with one exception: a file whose epoch is newer than any that this
 database saw was written for another one, of which this is an older copy. It is left alone, and what it says comes to

@@ -1042,7 +1042,8 @@ def test_what_a_predecessor_does_when_it_wakes_up_late_is_mended(portal: Portal)
     """It stood still at a step in the job's files while it was overtaken, and takes that step before it notices."""
     job_id = portal.running()
     portal.end_program(job_id)
-    portal.turn_past_grace()
+    portal.see(job_id, S.COMPLETED, exit_code=0)
+    portal.turn()
     assert portal.state(job_id) is JobState.SUCCEEDED
     files = portal.files(job_id)
     files.verdict.unlink()

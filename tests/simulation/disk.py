@@ -2,8 +2,8 @@
 
 The calls of `os` through which Python changes files are put in front of the real ones, so that no step has to be
 listed by hand. Files really lie in a folder in memory. Where files lag behind, the nodes work in a tree of their
-own, and what they write appears in the portal's a while later: the files of one folder in their order, as network file systems
-show them to whoever lists the folder, and those of different folders as they like.
+own, and what they write appears in the portal's a while later: the files of one folder in their order, as network
+file systems show them to whoever lists the folder, and those of different folders as they like.
 """
 
 import errno
@@ -52,7 +52,7 @@ class Disk:
                 stack.enter_context(mock.patch.object(os, name, self._watched(name, getattr(os, name))))
             stack.enter_context(mock.patch.object(os, "open", self._watched_open(os.open)))
             # Nothing here cuts the power.
-            stack.enter_context(mock.patch.object(os, "fsync", lambda _descriptor: None))
+            stack.enter_context(mock.patch.object(os, "fsync", return_value=None))
             yield
 
     def _watched(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:

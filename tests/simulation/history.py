@@ -2,10 +2,12 @@
 
 import os
 import shutil
+import smtplib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -99,7 +101,7 @@ class History:
                 (wrapper, "_peak_memory_mib", lambda: 12.5),
                 (wrapper, "_say", lambda _message: None),
                 (directories, "new_job_id", self._new_job_id),
-                (node_mail.smtplib, "SMTP", NodeSmtp),
+                (smtplib, "SMTP", NodeSmtp),
             ):
                 stack.enter_context(mock.patch.object(where, name, value))
             NodeSmtp.server = self.mail
@@ -124,7 +126,7 @@ class History:
             form = Submission(application, {"x": str(number)}, owner, token=f"form-{number}")
             self.forms[form.token] = form
             visits_in = world.between("form", 0, 60)
-            world.after(visits_in, "form", lambda form=form: self._visit(form))
+            world.after(visits_in, "form", partial(self._visit, form))
             self._planned_until = max(self._planned_until, visits_in)
         for kind, start, end in (
             ("scheduler outage", self._scheduler_out(True), self._scheduler_out(False)),
@@ -184,9 +186,12 @@ class History:
                 world.after(world.between("again", 5, 40), "form again", lambda: self._visit(form))
             return
         if world.faults.strikes("form sent twice"):
-            world.after(world.between("again", 0, 40), "form again", lambda: self.portal.submit(form))
+            world.after(world.between("again", 0, 40), "form again", lambda: self._send_again(form))
         if world.faults.strikes("cancellation wished"):
             world.after(world.between("cancel", 0, 90), "cancel", lambda: self._cancel(job_id, form.email))
+
+    def _send_again(self, form: Submission) -> None:
+        self.portal.submit(form)
 
     def _cancel(self, job_id: str, by: str) -> None:
         if self.portal.cancel(job_id, by):

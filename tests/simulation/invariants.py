@@ -48,7 +48,8 @@ def check(history: "History") -> None:
 
 
 def _line(event: JobEvent) -> str:
-    return f"event {event.job_id}.{event.attempt_number} {event.from_state} -> {event.to_state} {event.source} {event.detail}"
+    change = f"{event.from_state} -> {event.to_state}"
+    return f"event {event.job_id}.{event.attempt_number} {change} {event.source} {event.detail}"
 
 
 def _nothing_is_lost(history: "History", records: list[JobRecord]) -> None:
@@ -145,9 +146,9 @@ class _Judge:
         self._failure_is_true(self._record.attempts[-1])
         if wrote is not None and job.failure_reason in CORRECTABLE_REASONS:
             self._violate(f"{job.failure_reason} is shown, though the node wrote how it ended")
-        if wrote is not None and wrote.succeeded and job.failure_reason is not R.OUT_OF_MEMORY:
-            if not self._was_cut_off(self._record.attempts[-1]):
-                self._violate(f"{job.state.value} ({job.failure_reason}), though the node wrote a success")
+        was_cut_off = self._was_cut_off(self._record.attempts[-1])
+        if wrote is not None and wrote.succeeded and job.failure_reason is not R.OUT_OF_MEMORY and not was_cut_off:
+            self._violate(f"{job.state.value} ({job.failure_reason}), though the node wrote a success")
 
     def _failure_is_true(self, attempt: Attempt) -> None:
         """What is said of an attempt that did not succeed has really happened: an outage is never told as an end."""
@@ -236,7 +237,7 @@ class _Judge:
             self._violate(f"{self._job.state.value}, with the markers {markers}")
         for name in ("output.txt", "err_output.txt"):
             target = f"attempts/{self._job.attempt_number}/work/{name}"
-            if not (folder / name).is_symlink() or os.readlink(folder / name) != target:
+            if not (folder / name).is_symlink() or str((folder / name).readlink()) != target:
                 self._violate(f"{name} does not lead to {target}")
         for attempt in self._record.attempts:
             file = folder / "attempts" / str(attempt.number) / "verdict.json"
@@ -269,8 +270,8 @@ _REOPENED = frozenset({R.NODE_FAILURE, R.PREEMPTED, R.LAUNCH_FAILED, R.LOST})
 def _one_submission_a_name(history: "History") -> None:
     """A retry is handed in only when the first call is known to have had no effect.
 
-    What nobody can help: a controller that forgot the first one, and a dispatcher that stood still right before its call,
-    while another took its place. Then the claim decides.
+    What nobody can help: a controller that forgot the first one, and a dispatcher that stood still right before its
+    call, while another took its place. Then the claim decides.
     """
     taken = Counter(name for name, was_late in history.cluster.took_in if not was_late)
     for name, number in taken.items():

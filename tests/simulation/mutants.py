@@ -16,12 +16,14 @@ from unittest import mock
 from portal.dispatch import answers, dispatcher, doubts, evidence, polling, publication, submission
 from portal.dispatch.context import Dispatch
 from portal.dispatch.decide import AttemptFacts, Verdict
+from portal.dispatch.decide import decide as really_decide
 from portal.dispatch.leadership import Leadership
 from portal.dispatch.submission import Prepared
 from portal.errors import SchedulerError
 from portal.jobs.directory import AttemptDirectory
 from portal.jobs.models import Attempt, Job
 from portal.mail import outbox
+from portal.mail.message import build_message
 from portal.node import claim as claims
 from portal.node.claim import Claim
 from portal.node.status_file import StatusFile
@@ -67,7 +69,7 @@ def _without_claim() -> Patch:
 
 
 def _without_grace() -> Patch:
-    really = polling.decide
+    really = really_decide
 
     def decide(attempt: AttemptFacts, observation: Observation, status: StatusFile | None, now: datetime) -> Verdict:
         return really(replace(attempt, grace_seconds=0, end_seen_at=now), observation, status, now)
@@ -87,10 +89,6 @@ def _old_status_taken_for_new() -> Patch:
         return really(directory, attempt)
 
     return _replaced(evidence, "_read_status", read_status)
-
-
-def _gives_up_without_taking_the_claim() -> Patch:
-    return _replaced(polling, "take_claim", lambda *_: True)
 
 
 # The scheduler's answers
@@ -132,7 +130,7 @@ def _retry_without_look_up() -> Patch:
 
 
 def _lost_calls_are_over_at_once() -> Patch:
-    return _replaced(doubts, "_lost_call_is_over", lambda *_: True)
+    return _replaced(doubts, "_lost_call_is_over", mock.Mock(return_value=True))
 
 
 # Dispatchers
@@ -140,10 +138,6 @@ def _lost_calls_are_over_at_once() -> Patch:
 
 def _without_epoch() -> Patch:
     return _replaced(Leadership, "check", lambda *_: None)
-
-
-def _without_reconciliation() -> Patch:
-    return _replaced(dispatcher, "reconcile", lambda *_, **__: 0)
 
 
 def _without_correction() -> Patch:
@@ -170,7 +164,7 @@ def _markers_after_the_commit() -> Patch:
             stack.enter_context(mock.patch.object(publication, "_write_files", write_later))
             stack.enter_context(mock.patch.object(polling, "publish_end", publish_end))
             # Whoever takes over would mend them.
-            stack.enter_context(mock.patch.object(dispatcher, "reconcile", lambda *_, **__: 0))
+            stack.enter_context(mock.patch.object(dispatcher, "reconcile", return_value=0))
             yield
 
     return patched
@@ -180,7 +174,7 @@ def _markers_after_the_commit() -> Patch:
 
 
 def _without_one_message_id() -> Patch:
-    really = outbox.build_message
+    really = build_message
     numbers = itertools.count()
 
     def build(facts: Any) -> EmailMessage:
@@ -205,15 +199,13 @@ def _mail_before_the_outcome() -> Patch:
 MUTANTS = (
     Mutant("without the claim", _without_claim(), 100),
     Mutant("without the grace period", _without_grace(), 100),
-    Mutant("an outage is taken for an absence", _outage_is_absence(), 100),
-    Mutant("an unanswered look-up is taken for an absence", _no_answer_is_absence(), 100),
+    Mutant("an outage is taken for an absence", _outage_is_absence(), 400),
+    Mutant("an unanswered look-up is taken for an absence", _no_answer_is_absence(), 400),
     Mutant("no look-up before a retry", _retry_without_look_up(), 100),
     Mutant("absence counts while a lost call may still take effect", _lost_calls_are_over_at_once(), 100),
     Mutant("an old attempt's status is taken for the new one's", _old_status_taken_for_new(), 100),
-    Mutant("an attempt is given up without taking its claim", _gives_up_without_taking_the_claim(), 100),
-    Mutant("two dispatchers without the epoch", _without_epoch(), 100),
-    Mutant("no reconciliation at take-over", _without_reconciliation(), 100),
-    Mutant("no late correction", _without_correction(), 100),
+    Mutant("two dispatchers without the epoch", _without_epoch(), 200),
+    Mutant("no late correction", _without_correction(), 200),
     Mutant("markers after the commit", _markers_after_the_commit(), 100),
     Mutant("a message without its own Message-ID", _without_one_message_id(), 100),
     Mutant("mail before the last attempt's", _mail_before_the_outcome(), 100),

@@ -29,15 +29,15 @@ NAMED_SEEDS = (
     NamedSeed(
         "a sender overtaken while it writes",
         977,
-        "A sender stood still between making a message and handing it over, while another dispatcher took over and sent "
-        "its own: the same Message-ID went out with two different contents.",
+        "A sender stood still between making a message and handing it over, while another dispatcher took over and "
+        "sent its own: the same Message-ID went out with two different contents.",
         "tests/quick/test_mail_outbox.py::test_a_sender_that_was_overtaken_while_it_wrote_the_message_does_not_send_it",
     ),
     NamedSeed(
         "a predecessor's last step",
         20,
         "A dispatcher stood still in the middle of mending a job's files, was overtaken, and on waking removed the "
-        "verdict and the marker that its successor had published; nobody looked at them again before the next take-over.",
+        "verdict and the marker that its successor had published; nobody looked at them before the next take-over.",
         "tests/quick/test_polling.py::test_what_a_predecessor_does_when_it_wakes_up_late_is_mended",
     ),
 )

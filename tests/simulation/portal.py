@@ -130,7 +130,7 @@ class Machine:
             else:
                 self._hook(lambda: really_commit(connection))
 
-        engine.dialect.do_commit = commit  # type: ignore[method-assign]
+        setattr(engine.dialect, "do_commit", commit)  # noqa: B010  # a method, which mypy keeps
         event.listen(
             engine,
             "connect",
@@ -262,8 +262,8 @@ class SimulatedPortal:
             nodes = LaggingFolders(self._world, self._disk, node_files)
         wiring = Wiring(SimulatedScheduler(self._world, self._cluster), nodes)
         with (
-            mock.patch.object(app, "build_cluster", lambda _parts: wiring),
-            mock.patch.object(app, "transport_from_settings", lambda _settings: self._mail),
+            mock.patch.object(app, "build_cluster", return_value=wiring),
+            mock.patch.object(app, "transport_from_settings", return_value=self._mail),
         ):
             return app.build_dispatcher(self.parts)
 
@@ -288,6 +288,10 @@ class SimulatedPortal:
             return
         finally:
             process.in_turn = False
+        self._go_on(process, dispatcher)
+
+    def _go_on(self, process: Process, dispatcher: Dispatcher) -> None:
+        """After a turn; it may have been killed or stopped meanwhile, in another of its threads."""
         if process.is_dead:
             self._bury(process, dispatcher)
             return

@@ -54,9 +54,9 @@ class SimulatedScheduler(Scheduler):
     def submit(self, specs: Sequence[JobSpec]) -> list[SubmitAnswer]:
         self._world.before_step("submit")
         answers = [self._submit(spec) for spec in specs]
-        if any(isinstance(answer, InDoubt) for answer in answers):
-            if self._world.faults.strikes("outage after a lost reply"):
-                self._cluster.fall_silent(self._world.between("silent", 20, 90))
+        is_lost = any(isinstance(answer, InDoubt) for answer in answers)
+        if is_lost and self._world.faults.strikes("outage after a lost reply"):
+            self._cluster.fall_silent(self._world.between("silent", 20, 90))
         self._take_time()
         self._world.after_step("submit")
         for spec, answer in zip(specs, answers, strict=True):

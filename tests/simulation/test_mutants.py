@@ -5,7 +5,7 @@ import pytest
 from tests.simulation.history import play
 from tests.simulation.mutants import MUTANTS, Mutant
 
-pytestmark = pytest.mark.daemon
+pytestmark = [pytest.mark.daemon, pytest.mark.timeout(900)]
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)

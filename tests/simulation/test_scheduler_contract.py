@@ -22,7 +22,7 @@ from tests.simulation.history import History
 from tests.simulation.invariants import check
 from tests.simulation.scheduler import SimulatedScheduler
 
-pytestmark = pytest.mark.daemon
+pytestmark = [pytest.mark.daemon, pytest.mark.timeout(600)]
 
 STRANGER = Handle("99999", "portal-other-bcdfghjk-1")
 R = FailureReason

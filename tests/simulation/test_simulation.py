@@ -9,7 +9,7 @@ import pytest
 
 from tests.simulation.history import play
 
-pytestmark = pytest.mark.daemon
+pytestmark = [pytest.mark.daemon, pytest.mark.timeout(600)]
 
 SEEDS = 300
 _CHUNK = 30
