@@ -213,6 +213,7 @@ def _corrected_since(session: Session, row: MailOutbox) -> bool:
     correction = exists().where(
         MailOutbox.job_id == row.job_id,
         MailOutbox.attempt_number == row.attempt_number,
-        MailOutbox.outcome == Outcome.CORRECTED.value,
+        # Where nodes mail, a node's own word of success is the correction.
+        MailOutbox.outcome.in_((Outcome.CORRECTED.value, Outcome.SUCCEEDED.value)),
     )
     return bool(session.scalar(select(correction)))

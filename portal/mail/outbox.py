@@ -244,3 +244,7 @@ class OutboxSender:
 
 def _no_guard(_session: Session) -> None:
     """For a sender that nobody can take over from."""
+
+
+def _shown(reason: str) -> str:
+    return one_line(reason)[:_ERROR_MAX_CHARACTERS]

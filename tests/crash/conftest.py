@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.clusters import pytest_runtest_makereport
 from tests.crash.points import Recording, Workshop
 from tests.crash.slurm_run import SlurmWorkshop
 from tests.sharing import locked
-from tests.slurm_cluster import SlurmCluster, pytest_runtest_makereport, slurm, slurm_session
+from tests.slurm_cluster import SlurmCluster, slurm, slurm_session
 
 __all__ = ["pytest_runtest_makereport", "slurm", "slurm_session"]
 

@@ -33,8 +33,9 @@ MAY_DIFFER = {
     Attempt: {"expected_start_at", "end_seen_at", "next_try_at"},
     JobInput: set(),
     JobResult: set(),
-    # When it was owed is told by the program's end instead of the dispatcher's look; tries are not written down.
-    MailOutbox: {"mail_id", "created_at", "next_try_at", "tries", "last_error"},
+    # When it was owed is told by the program's end instead of the dispatcher's look; tries are not written down, nor
+    # with which others it went out.
+    MailOutbox: {"mail_id", "created_at", "next_try_at", "tries", "last_error", "digest_id"},
 }
 """Columns that files do not tell. Everything else is the same, times to the second."""
 

@@ -188,10 +188,10 @@ def _mail_before_the_outcome() -> Patch:
     """An attempt that is followed by another is told as well."""
     really = publication._open_new_attempt
 
-    def open_new_attempt(dispatch: Dispatch, session: Any, job: Job, old: Attempt, ended: Any, following: Any) -> None:
+    def open_new_attempt(dispatch: Dispatch, session: Any, job: Job, *others: Any) -> None:
         now = dispatch.now()
         outbox.owe_mail(session, job, "failed", now, "portal.example.org", now)
-        really(dispatch, session, job, old, ended, following)
+        really(dispatch, session, job, *others)
 
     return _replaced(publication, "_open_new_attempt", open_new_attempt)
 

@@ -27,6 +27,8 @@ from portal.jobs.acceptance import Submission
 from portal.jobs.directory import JobsFolder
 from portal.jobs.keys import Keys
 from portal.jobs.node_files import NodeFiles
+from portal.jobs.resubmission import Resubmission
+from portal.people.sign_in import People
 from portal.settings import LimitsSection, MailSection, PortalSection, SchedulerSection, Settings
 from portal.transfer.folders import NodeFolders, SharedFolders
 from tests.portal_parts import make_service
@@ -163,7 +165,11 @@ class SimulatedPortal:
         keys = Keys(b"s" * 32)
         base_url = self.settings.portal.base_url
         service = make_service(self.database, self.folder, here.catalog, keys, world, base_url, self.settings.limits)
-        self.parts = Parts(self.settings, world, self.database, self.folder, here.catalog, keys, service)
+        resubmission = Resubmission(service, world, self.settings)
+        people = People(self.database, world)
+        self.parts = Parts(
+            self.settings, world, self.database, self.folder, here.catalog, keys, service, resubmission, people
+        )
         self.accepted: set[str] = set()
         """Jobs of which a visitor has seen the id."""
         self._numbers = 0
