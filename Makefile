@@ -17,7 +17,7 @@ help:
 	@echo 'make demo-drmaa  the same on a real Grid Engine, by DRMAA (root, Debian 12)'
 	@echo 'make serve       serve on http://127.0.0.1:8080, data in ./data'
 	@echo 'make test        all tests; as root it installs the Debian packages that they need'
-	@echo 'make test-quick  the tests that need no servers: less than a minute'
+	@echo 'make test-quick  the tests that need no servers, without the thorough ones: less than a minute'
 	@echo 'make simulate    SEEDS=1000 histories in which everything goes wrong, played by a simulation'
 	@echo 'make chaos       jobs on a real Slurm while everything is killed at random: MINUTES=10, SEED=… (root, Debian 12)'
 	@echo 'make crash       kill each process at each step that it takes (root for Slurm); CRASH=--write puts the table into docs'
@@ -51,7 +51,7 @@ test: setup packages
 	$(VENV)/bin/pytest -n $(TEST_WORKERS) --dist loadgroup
 
 test-quick: setup
-	$(VENV)/bin/pytest -q -n 2 -m 'not daemon'
+	$(VENV)/bin/pytest -q -n 2 -m 'not daemon and not thorough'
 
 simulate: setup
 	$(VENV)/bin/python -m tests.simulation.run --seeds $(SEEDS)

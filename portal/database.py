@@ -7,6 +7,7 @@ process wrote in between. A transaction never spans I/O on job directories or a 
 
 import enum
 import fcntl
+import functools
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -210,7 +211,12 @@ def _migrations() -> Config:
 def _is_current(engine: Engine) -> bool:
     with engine.connect() as connection:
         revision = MigrationContext.configure(connection).get_current_revision()
-    return revision == ScriptDirectory.from_config(_migrations()).get_current_head()
+    return revision == _newest_revision()
+
+
+@functools.cache
+def _newest_revision() -> str | None:
+    return ScriptDirectory.from_config(_migrations()).get_current_head()
 
 
 @contextmanager

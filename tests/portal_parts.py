@@ -47,6 +47,7 @@ from portal.schedulers.base import SchedulerState
 from portal.settings import LimitsSection, MailSection, PortalSection, SchedulerSection, Settings
 from portal.shipped import shipped_dir
 from portal.transfer.folders import SharedFolders
+from tests.empty_database import put_empty_database
 from tests.fake_clock import FakeClock
 from tests.mail_bench import KeptMail
 from tests.scripted_scheduler import ScriptedScheduler
@@ -101,16 +102,6 @@ def _scratch() -> "tempfile.TemporaryDirectory[str]":
     return tempfile.TemporaryDirectory(prefix="portal-parts-")
 
 
-@functools.cache
-def _empty_database() -> Path:
-    """A database that has been migrated: the migrations have a test of their own."""
-    file = Path(_scratch().name) / "empty.db"
-    database = Database(f"sqlite:///{file}")
-    database.upgrade()
-    database.close()
-    return file
-
-
 class Shelf:
     """A catalog from which applications can be taken away for a while."""
 
@@ -156,7 +147,7 @@ class Portal:
         """The database in its file; an empty one where there is none."""
         self.database_file = self.folder_path / "portal.db"
         if not self.database_file.exists():
-            shutil.copyfile(_empty_database(), self.database_file)
+            put_empty_database(self.database_file)
         self.database = _database(self.settings.portal.database_url)
         catalog: Any = self.shelf
         base_url = self.settings.portal.base_url

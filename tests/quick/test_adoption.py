@@ -376,6 +376,7 @@ def all_adopted(portal: Portal) -> None:
     assert adopt(portal, older_than_seconds=-1e9).unreadable == 0
 
 
+@pytest.mark.thorough
 def test_all_jobs_come_back_with_attempts_states_and_answers(portal: Portal) -> None:
     jobs = all_kinds(portal)
     before = {name: shown(portal.record(job_id)) for name, job_id in jobs.items()}
@@ -397,6 +398,7 @@ def test_all_jobs_come_back_with_attempts_states_and_answers(portal: Portal) -> 
     assert after == before
 
 
+@pytest.mark.thorough
 def test_all_jobs_come_back_without_new_mail(portal: Portal) -> None:
     all_kinds(portal)
     sent = portal.mail.ids()

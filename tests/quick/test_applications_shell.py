@@ -70,6 +70,7 @@ def test_a_program_receives_exactly_what_was_typed(shell: str, tmp_path: Path) -
     assert run(shell, values, tmp_path) == HOSTILE
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("shell", SHELLS)
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(texts=st.lists(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])), min_size=1))

@@ -16,6 +16,7 @@ from portal.jobs.directory import JobsFolder
 from portal.jobs.models import Attempt, Job
 from portal.jobs.states import JobState
 from portal.settings import load_settings
+from tests.empty_database import put_empty_database
 
 SUBMIT = ("submit", "slow_div", "--set", "x=8", "--set", "y=2", "--email", "ann@example.org", "--json")
 
@@ -23,6 +24,7 @@ SUBMIT = ("submit", "slow_div", "--set", "x=8", "--set", "y=2", "--email", "ann@
 @pytest.fixture(autouse=True)
 def in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    put_empty_database(Path("data/portal.db"))
 
 
 def portal(*arguments: str) -> Result:

@@ -108,6 +108,7 @@ def test_where_the_wish_cannot_be_written_down_nothing_is_deleted(
     assert portal.state(job_id) is JobState.SUCCEEDED
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("step", ["put_away", "unlink_for_owner", "rows", "files"])
 def test_a_crash_in_the_middle_goes_on_after_the_restart(
     portal: Portal, monkeypatch: pytest.MonkeyPatch, step: str

@@ -130,6 +130,7 @@ class Counting(KeptMail):
         super().send(message)
 
 
+@pytest.mark.thorough
 def test_what_the_server_did_not_take_for_now_becomes_one_digest_with_what_came_since(
     bench: Bench, mail: KeptMail
 ) -> None:
@@ -238,6 +239,7 @@ def test_a_refused_digest_is_refused_for_each_of_its_jobs(bench: Bench, mail: Ke
     assert sender.send_due() == 0
 
 
+@pytest.mark.thorough
 def test_what_the_server_puts_off_for_five_days_is_given_up(bench: Bench, mail: KeptMail) -> None:
     bench.done_job()
     began = bench.clock.now
@@ -347,6 +349,7 @@ def test_the_steps_of_a_digest_are_these(bench: Bench, mail: KeptMail) -> None:
     assert steps.taken == STEPS
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("database_is_lost", [False, True])
 @pytest.mark.parametrize("before", [True, False])
 @pytest.mark.parametrize("crash_at", range(1, len(STEPS) + 1))

@@ -158,6 +158,7 @@ def test_what_is_refused_for_good_is_never_tried_again(bench: Bench, mail: KeptM
     assert mail.messages == []
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("trouble", ["no directory", "no address", "a transport that breaks"])
 def test_one_bad_row_does_not_stop_the_others(bench: Bench, mail: KeptMail, trouble: str) -> None:
     bad = bench.done_job(email="no address" if trouble == "no address" else "eve@example.org")
@@ -314,6 +315,7 @@ def test_a_failure_is_told_as_it_was_even_where_a_new_attempt_runs(bench: Bench,
     assert "as attempt 2" in text
 
 
+@pytest.mark.thorough
 def test_a_batch_is_bounded(bench: Bench, mail: KeptMail) -> None:
     for number in range(BATCH + 1):
         bench.done_job(email=f"ann{number}@example.org")

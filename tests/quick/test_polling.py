@@ -204,6 +204,7 @@ def test_a_start_that_was_known_is_not_forgotten(portal: Portal) -> None:
     assert record.job.started_at == started_at
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("output", "answer"),
     [
@@ -509,6 +510,7 @@ def test_an_application_may_leave_it_to_an_administrator(portal: Portal) -> None
     assert (len(portal.record(job_id).attempts), portal.mails(job_id)) == (1, ["failed"])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("application", ["slow_div", "held"])
 @pytest.mark.parametrize("with_status", [False, True], ids=["no word", "the wrapper noted SIGTERM"])
 def test_what_the_portals_own_stop_took_away_runs_again_and_does_not_count(
@@ -793,6 +795,7 @@ POISONS = [
 ]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("poison", POISONS, ids=lambda poison: poison.__name__)
 def test_what_one_job_leaves_behind_is_no_success_and_holds_up_nobody(
     portal: Portal, poison: Callable[[Portal, str], None]

@@ -227,6 +227,7 @@ def is_part_of(some: list[JobState], all_of_them: list[JobState]) -> bool:
     return all(state in rest for state in some)
 
 
+@pytest.mark.thorough
 def test_an_empty_database_is_built_again_row_by_row(portal: Portal) -> None:
     ids = make_all(portal)
     before = {word: everything(portal, job_id) for word, job_id in ids.items()}
@@ -264,6 +265,7 @@ def test_an_empty_database_is_built_again_row_by_row(portal: Portal) -> None:
         assert session.get(BrowserSession, session_id_of("a browser")) is not None
 
 
+@pytest.mark.thorough
 def test_reindexing_twice_changes_nothing(portal: Portal) -> None:
     ids = make_all(portal)
     before = {word: (everything(portal, job_id), len(history(portal, job_id))) for word, job_id in ids.items()}

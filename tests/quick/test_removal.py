@@ -134,6 +134,7 @@ def test_a_link_in_place_of_any_folder_is_removed_and_not_followed(doomed: Path,
     assert picture(outside) == before
 
 
+@pytest.mark.thorough
 def test_folders_that_become_links_while_they_are_deleted_lead_nowhere(doomed: Path, outside: Path) -> None:
     """A program that is still at work swaps folders for links as fast as it can."""
     work = doomed / "attempts" / "1" / "work"

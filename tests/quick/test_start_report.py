@@ -108,6 +108,7 @@ def test_a_report_that_is_closed_is_not_written_again(portal: Portal) -> None:
     assert report(portal).resubmitted == 0
 
 
+@pytest.mark.thorough
 def test_only_the_newest_are_kept(portal: Portal) -> None:
     for _ in range(KEPT_REPORTS + 3):
         portal.crash()

@@ -173,6 +173,7 @@ STEPS = [
 ]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("step", STEPS)
 def test_a_dispatcher_killed_at_any_step_hands_everything_in_once(
     portal: Portal, step: str, monkeypatch: pytest.MonkeyPatch

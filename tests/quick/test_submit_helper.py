@@ -308,6 +308,7 @@ def test_what_is_not_begun_in_time_is_certainly_not_made(site: Site) -> None:
     assert not list(site.notes.glob("sbatch*"))
 
 
+@pytest.mark.thorough
 def test_output_without_end_is_no_answer(site: Site) -> None:
     site.command("squeue", "yes")
     answer = site.run("squeue", "--me")
@@ -332,6 +333,7 @@ def test_a_command_that_is_missing_or_cannot_be_run_says_so(site: Site) -> None:
     assert (broken["failure"], broken["exit_code"]) == ("not_started", None)
 
 
+@pytest.mark.thorough
 def test_many_submissions_go_in_a_few_at_a_time(site: Site) -> None:
     attempts = [site.make_attempt(f"job-bbbbbb{a}{b}") for a in "bcdfg" for b in "bcdfgh"]
     site.command("sbatch", f"sleep 0.1; basename \"${{3%/attempts*}}\"; ls '{site.notes}' | wc -l")
@@ -362,6 +364,7 @@ def test_what_a_job_made_is_deleted_and_nothing_else(site: Site, tmp_path: Path)
     assert (site.attempt / "job.sh").exists()
 
 
+@pytest.mark.thorough
 def test_no_depth_is_too_deep_to_delete(site: Site) -> None:
     work = site.attempt / "work"
     folder = os.open(work, os.O_RDONLY)
@@ -418,6 +421,7 @@ def test_sftp_is_the_hosts_own_server_unless_it_is_closed(site: Site) -> None:
         assert "error" in json.loads(closed.stdout)
 
 
+@pytest.mark.thorough
 def test_an_sbatch_that_would_try_again_for_two_minutes_is_not_waited_for(site: Site) -> None:
     complaint = "echo 'sbatch: error: Slurm temporarily unable to accept job, sleeping and retrying' >&2"
     site.command("sbatch", f"{complaint}; sleep 120")

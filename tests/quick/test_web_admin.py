@@ -194,6 +194,7 @@ def test_a_filter_that_cannot_be_read_is_explained_field_by_field(admin: FlaskCl
         assert words in page
 
 
+@pytest.mark.thorough
 def test_long_lists_come_in_pages_and_none_is_left_out(portal: WebPortal, admin: FlaskClient) -> None:
     expected = [portal.foreign_job() for _ in range(PAGE_ROWS + 3)]
     first = text(admin, "/admin/jobs?state=unfinished")

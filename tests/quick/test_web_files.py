@@ -64,6 +64,7 @@ def test_any_name_is_a_lawful_header(portal: WebPortal, name: str) -> None:
     assert disposition.count('"') == 2
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "path",
     [

@@ -173,6 +173,7 @@ def test_a_withdrawn_key_shows_nothing_more(portal: WebPortal) -> None:
     assert portal.browser.get(f"/jobs/{job_id}").status_code == 404
 
 
+@pytest.mark.thorough
 def test_the_cookie_keeps_the_newest_fifty(portal: WebPortal) -> None:
     job_ids = [portal.foreign_job() for _ in range(52)]
     for job_id in job_ids:

@@ -31,6 +31,7 @@ from portal.jobs.resubmission import Resubmission
 from portal.people.sign_in import People
 from portal.settings import LimitsSection, MailSection, PortalSection, SchedulerSection, Settings
 from portal.transfer.folders import NodeFolders, SharedFolders
+from tests.empty_database import put_empty_database
 from tests.portal_parts import make_service
 from tests.simulation.cluster import Cluster
 from tests.simulation.disk import Disk, LaggingFolders
@@ -81,7 +82,6 @@ class Machine:
         with mock.patch("portal.applications.lint.shellcheck", return_value=[]):
             self.catalog = Catalog.load(templates, site_facts(self.settings["portal"]))
         assert not self.catalog.broken, self.catalog.broken
-        self._migrate()
         self.database = Database(self.settings["portal"].portal.database_url)
         self._hook: CommitHook | None = None
         self._watch_commits()
@@ -99,17 +99,12 @@ class Machine:
             limits=LimitsSection(mails_per_hour_per_person=1000),
         )
 
-    def _migrate(self) -> None:
-        database = Database(f"sqlite:///{self.root}/empty.db")
-        database.upgrade()
-        database.close()
-
     def new_database(self) -> Database:
         """The database with nothing in it; what an earlier history left is gone."""
         self.database.close()
         for suffix in ("-wal", "-shm"):
             (self.root / f"portal.db{suffix}").unlink(missing_ok=True)
-        (self.root / "portal.db").write_bytes((self.root / "empty.db").read_bytes())
+        put_empty_database(self.root / "portal.db")
         return self.database
 
     @contextmanager
