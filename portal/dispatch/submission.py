@@ -164,11 +164,11 @@ def _write_files(dispatch: Dispatch, job: Job, attempt: Attempt) -> Prepared:
     plan = _plan(dispatch, application, attempt, dispatch.scheduler.directives(spec))
     files = write_attempt(directory, config, plan)
     if plan.mail is not None:
-        _prepare_mail(dispatch, job)
+        _prepare_mail(dispatch, application, job)
     return Prepared(job, attempt, spec, files)
 
 
-def _prepare_mail(dispatch: Dispatch, job: Job) -> None:
+def _prepare_mail(dispatch: Dispatch, application: Application, job: Job) -> None:
     """The message that the node sends after a success, whole: the node knows nothing but where to hand it in."""
     prepare_node_mail(
         dispatch.jobs.record(job.job_id),
@@ -177,6 +177,7 @@ def _prepare_mail(dispatch: Dispatch, job: Job) -> None:
         dispatch.keys,
         dispatch.clock,
         lambda name: dispatch.catalog.get(name).title,
+        application.policy.retention_days,
     )
 
 

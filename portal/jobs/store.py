@@ -9,7 +9,16 @@ from typing import TypeVar
 from sqlalchemy import ColumnElement, func, or_, select
 from sqlalchemy.orm import Session
 
-from portal.jobs.models import Attempt, Job, JobEvent, JobInput, JobResult, MailOutbox, SchedulerHealth
+from portal.jobs.models import (
+    Attempt,
+    DispatcherReport,
+    Job,
+    JobEvent,
+    JobInput,
+    JobResult,
+    MailOutbox,
+    SchedulerHealth,
+)
 from portal.jobs.states import FailureReason, JobState, may_follow
 
 
@@ -111,6 +120,11 @@ def has_jobs(session: Session) -> bool:
 def find_by_token(session: Session, token: str) -> Job | None:
     """The job that bears a form's token, or None."""
     return session.scalar(select(Job).where(Job.token == token))
+
+
+def read_start_reports(session: Session, count: int) -> list[DispatcherReport]:
+    """What the last dispatchers found when they took over, newest first."""
+    return list(session.scalars(select(DispatcherReport).order_by(DispatcherReport.row_id.desc()).limit(count)))
 
 
 def read_health(session: Session) -> SchedulerHealth | None:

@@ -70,9 +70,12 @@ class Site:
             error_text=_error_text(work) if seen.job.state is JobState.FAILED else "",
         )
 
-    def facts_before_the_end(self, record: JobRecord, message_id: str, now: datetime) -> MailFacts:
+    def facts_before_the_end(
+        self, record: JobRecord, message_id: str, now: datetime, retention_days: int | None
+    ) -> MailFacts:
         """A success as it can be told before the program has started: that it is done, and where to look."""
-        return self._frame(record, Outcome.SUCCEEDED, message_id, now)
+        kept_days = retention_days if self.settings.limits.purge_expired else None
+        return replace(self._frame(record, Outcome.SUCCEEDED, message_id, now), kept_days=kept_days)
 
     def _frame(self, record: JobRecord, outcome: Outcome, message_id: str, now: datetime) -> MailFacts:
         job = record.job

@@ -61,6 +61,8 @@ class MailFacts:
     run_seconds: float | None = None
     kept_until_utc: datetime | None = None
     """When the job and its files are deleted, where the portal does that."""
+    kept_days: int | None = None
+    """The same, of a message that is written before anybody knows when the job will have ended."""
     answer: str | None = None
     warning: str | None = None
     advice: str = ""
@@ -223,6 +225,7 @@ def job_context(facts: MailFacts) -> dict[str, object]:
         "created": _time_words(facts.created_utc),
         "ended": _time_words(facts.ended_utc) if facts.ended_utc else "",
         "kept_until": f"{facts.kept_until_utc.astimezone(UTC):%Y-%m-%d}" if facts.kept_until_utc else "",
+        "kept_days": facts.kept_days,
         "ran_for": "" if facts.run_seconds is None else duration_words(facts.run_seconds),
     }
 

@@ -75,6 +75,7 @@ def prepare_node_mail(
     keys: Keys,
     clock: Clock,
     application_title: Callable[[str], str],
+    retention_days: int | None = None,
 ) -> None:
     """Write the current attempt's `mail.eml` for a node that mails the success itself; one that is there stays.
 
@@ -87,7 +88,7 @@ def prepare_node_mail(
     if prepared(attempt.mail, mail_id) is not None:
         return
     site = Site(settings, keys, application_title)
-    facts = site.facts_before_the_end(record, mail_id, clock.now_utc())
+    facts = site.facts_before_the_end(record, mail_id, clock.now_utc(), retention_days)
     write_durably(str(attempt.mail), build_message(facts).as_bytes(), FILE_MODE)
 
 

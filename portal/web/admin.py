@@ -3,6 +3,7 @@
 from flask import Blueprint
 
 from portal.jobs.states import JobState
+from portal.jobs.store import read_start_reports
 from portal.jobs.stuck import find_stuck
 from portal.mail.overview import outbox_overview
 from portal.web.context import web
@@ -10,16 +11,20 @@ from portal.web.pages import render_page
 
 blueprint = Blueprint("admin", __name__, url_prefix="/admin")
 
+_STARTS_SHOWN = 5
+
 
 @blueprint.get("/")
 def start() -> str:
-    """How the portal is: its jobs by state, its scheduler, its mail, and what is stuck."""
+    """How the portal is: what is stuck, its jobs by state, its mail, its scheduler, and what each start found."""
     settings = web().settings
     with web().jobs.database.reading() as session:
         stuck = find_stuck(session, web().clock.now_utc(), settings.scheduler.grace_seconds, settings.limits)
+        starts = read_start_reports(session, _STARTS_SHOWN)
     return render_page(
         "admin.html",
         stuck=stuck,
+        starts=starts,
         counts=_counts(),
         outbox=outbox_overview(web().jobs.database),
     )

@@ -365,13 +365,14 @@ def test_a_nodes_mail_is_ready_before_it_starts_and_is_what_the_portal_sends_in_
     for _ in range(2):
         bench.clock.turn(1)
         prepare_node_mail(
-            bench.record(job_id), bench.folder.job(job_id), bench.settings, bench.keys, bench.clock, bench.title
+            bench.record(job_id), bench.folder.job(job_id), bench.settings, bench.keys, bench.clock, bench.title, 90
         )
     prepared = attempt.mail.read_bytes()
     message = parse_message(prepared)
     assert message["Subject"] == f"[Portal] Done: 8, 2 (job {job_id})"
     assert "Your job is done." in plain_text(message)
     assert "Ended" not in plain_text(message)
+    assert "Kept for:    90 days after its end, then it is deleted with its files\n" in plain_text(message)
     bench.move(job_id, JobState.SUCCEEDED, answer="4")
     bench.owe(job_id, "succeeded")
     bench.sender(mail).send_due()

@@ -9,7 +9,7 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from portal.jobs.keys import Purpose
-from portal.jobs.models import Attempt, Job, MailOutbox
+from portal.jobs.models import Attempt, DispatcherReport, Job, MailOutbox
 from portal.jobs.states import FailureReason, JobState
 from portal.mail.outbox import owe_mail
 from portal.web.admin_jobs import PAGE_ROWS
@@ -146,6 +146,17 @@ def test_the_first_page_says_what_is_stuck_and_why(portal: WebPortal, admin: Fla
     assert "Handed in without an answer" in page
     portal.hear_from_scheduler(silent_since=portal.clock.now)
     assert "waits for the scheduler, which does not answer" in text(admin, "/admin/")
+
+
+def test_the_first_page_says_what_each_start_found_newest_first(portal: WebPortal, admin: FlaskClient) -> None:
+    assert "It has never started here." in text(admin, "/admin/")
+    with portal.parts.database.writing() as session:
+        for epoch, adopted in ((1, 12), (2, 3)):
+            numbers = {"mended": 0, "adopted": adopted, "resubmitted": 2, "lost": 1, "unreadable": 0}
+            detail = f"{adopted} jobs adopted, 2 resubmitted, 1 lost"
+            session.add(DispatcherReport(at=portal.clock.now, epoch=epoch, detail=detail, **numbers))
+    page = text(admin, "/admin/")
+    assert 0 < page.index("3 jobs adopted, 2 resubmitted, 1 lost") < page.index("12 jobs adopted")
 
 
 def test_the_outbox_shows_what_waits_and_what_was_refused(portal: WebPortal, admin: FlaskClient) -> None:
