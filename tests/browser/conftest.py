@@ -14,8 +14,9 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
+from tests.browser.visiting import DESKTOP
 from tests.waiting import wait_until
 
 ARTEFACTS = Path(__file__).parent.parent / "artefacts"
@@ -29,6 +30,20 @@ class RunningPortal:
     url: str
     data: Path
     """Its folder, with `jobs` and `mail` in it."""
+    environment: dict[str, str]
+
+    def command(self, *arguments: str) -> str:
+        """What the command `portal` prints."""
+        done = subprocess.run(
+            [sys.executable, "-m", "portal", *arguments],
+            cwd=self.data,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +67,7 @@ def running_portal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running
         )
         try:
             wait_until(lambda: _answers(url), 30, "the portal to answer")
-            yield RunningPortal(url, data)
+            yield RunningPortal(url, data, environment)
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(40)
@@ -86,3 +101,24 @@ def _answers(url: str) -> bool:
             return bool(answer.status == 200)
     except (URLError, ConnectionError, TimeoutError):
         return False
+
+
+@pytest.fixture
+def page(browser: Browser, running_portal: RunningPortal) -> Iterator[Page]:
+    """A fresh browser of a visitor, which must neither complain nor ask anybody but the portal."""
+    context = browser.new_context(viewport=DESKTOP, base_url=running_portal.url)
+    context.set_default_timeout(10_000)
+    page = context.new_page()
+    complaints: list[str] = []
+    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on(
+        "request",
+        lambda request: (
+            None if request.url.startswith((running_portal.url, "data:")) else complaints.append(f"asked {request.url}")
+        ),
+    )
+    yield page
+    context.close()
+    # A refused form is answered with 422, which Chromium counts as an error of the console.
+    assert [text for text in complaints if "status of 422" not in text] == []

@@ -1,54 +1,17 @@
 """A visitor's whole way in a real browser: the form, the wait, the answer, the program's error, the mail."""
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, ViewportSize, expect
 
 from tests.browser.conftest import RunningPortal
+from tests.browser.visiting import ANSWER_MILLISECONDS, fill_in, submit
 
 pytestmark = pytest.mark.daemon
 
-DESKTOP: ViewportSize = {"width": 1100, "height": 800}
 PHONE: ViewportSize = {"width": 390, "height": 780}
-ANSWER_MILLISECONDS = 30_000
-
-
-@pytest.fixture
-def page(browser: Browser, running_portal: RunningPortal) -> Iterator[Page]:
-    """A fresh browser of a visitor, which must neither complain nor ask anybody but the portal."""
-    context = browser.new_context(viewport=DESKTOP, base_url=running_portal.url)
-    context.set_default_timeout(10_000)
-    page = context.new_page()
-    complaints: list[str] = []
-    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on(
-        "request",
-        lambda request: (
-            None if request.url.startswith((running_portal.url, "data:")) else complaints.append(f"asked {request.url}")
-        ),
-    )
-    yield page
-    context.close()
-    # A refused form is answered with 422, which Chromium counts as an error of the console.
-    assert [text for text in complaints if "status of 422" not in text] == []
-
-
-def fill_in(page: Page, x: str, y: str, email: str = "ann@example.org") -> None:
-    page.goto("/")
-    page.get_by_label("Numerator").fill(x)
-    page.get_by_label("Denominator").fill(y)
-    page.get_by_label("Email").fill(email)
-
-
-def submit(page: Page) -> str:
-    """Press the button; the id of the job whose page comes up."""
-    page.get_by_role("button", name="Divide").click()
-    expect(page).to_have_url(re.compile("/jobs/[a-z]{8}$"), timeout=ANSWER_MILLISECONDS)
-    return page.url.rpartition("/")[2]
 
 
 def test_a_visitor_divides_and_the_page_shows_the_answer_by_itself(page: Page, artefacts: Path) -> None:
