@@ -144,6 +144,7 @@ start_all() {
         start_node "$node" || die "$node does not start: $CLUSTER_HOME/log/slurmd-$node.log"
     done
     [ "$SSH" = 0 ] || start_sshd || die "sshd does not start: $CLUSTER_HOME/log/sshd.out"
+    wait_for 10 "the nodes to speak up by themselves" all_nodes_ready || resume_silent_nodes
     wait_for 30 "the nodes" all_nodes_ready || { sinfo -N >&2; die "not all nodes came up"; }
 }
 

@@ -17,6 +17,7 @@ from portal.applications.definition import Application
 from portal.clock import parse_utc_text
 from portal.dispatch.context import Dispatch
 from portal.dispatch.decide import Ended
+from portal.dispatch.evidence import read_evidence
 from portal.dispatch.next_attempt import attempt_after_failure, attempt_after_wish, go_on_with, policy_reopens
 from portal.dispatch.records import END_FIELDS, as_json, write_verdict
 from portal.jobs.directory import FILE_MODE, AttemptDirectory, JobDirectory
@@ -77,7 +78,8 @@ def publish_end(
     With a `wish` it opens one whatever the policy says.
 
     Raises OSError where the disk refuses, StorageError where the database does, and StaleEpochError where a newer
-    dispatcher is there: the job then stays as it was, and is looked at again.
+    dispatcher is there: the job then stays as it was, and is looked at again. So it does where a new attempt was to be
+    opened, and the node has told of the end meanwhile.
     """
     dispatch.leadership.require()
     application = dispatch.jobs.application_of_job(job.application)
@@ -93,6 +95,9 @@ def publish_end(
     outcome = outcome_of(dispatch.settings, ended.state, corrects=corrects)
     end = _End(ended, facts, status, answer, next_attempt, corrects, kept_until, outcome)
     _write_files(dispatch, job, attempt, end)
+    if next_attempt is not None and _node_has_told_since(dispatch, attempt, status):
+        log.info("the node has told how the program ended, in the last moment", name=attempt.scheduler_name)
+        return
     with dispatch.leadership.writing() as session:
         row = session.get_one(Job, job.job_id)
         attempt_row = session.get_one(Attempt, (job.job_id, attempt.number))
@@ -139,6 +144,18 @@ def _write_files(dispatch: Dispatch, job: Job, attempt: Attempt, end: _End) -> N
         publish_markers(directory, attempt.number, succeeded=_is_success(end.ended))
     else:
         withdraw_markers(directory)
+
+
+def _node_has_told_since(dispatch: Dispatch, attempt: Attempt, status: StatusFile | None) -> bool:
+    """Whether there is a word of the end that was not there before.
+
+    A wrapper writes how the program ended, and then looks at the verdict before it mails a success; here the verdict is
+    written first, and then this is looked at. Hence one of the two sees the other, and nobody is told of an attempt
+    that another one follows.
+    """
+    if status is not None and status.succeeded is not None:
+        return False
+    return read_evidence(dispatch.attempt_directory(attempt), attempt).tells_the_end
 
 
 def _is_open(job: Job, attempt: Attempt, *, corrects: bool) -> bool:

@@ -7,6 +7,7 @@ the order of its steps (outputs, status, marker, each on the disk before the nex
 a success which was none: without a status file of phase `ended`, nothing is known.
 """
 
+import json
 import os
 import resource
 import time
@@ -31,6 +32,8 @@ from .times import utc_now_text
 WORK_NAME = "work"
 SUCCESS_MARKER = "SUCCESS"
 ERROR_MARKER = "ERROR"
+_VERDICT_NAME = "verdict.json"
+_MAX_VERDICT_BYTES = 1024 * 1024
 
 # As in sysexits.h. None of them has a meaning of its own to a scheduler.
 EXIT_USAGE = 64
@@ -284,13 +287,25 @@ def _write_marker(work_dir: str, succeeded: bool) -> None:
 
 def _send_mail(attempt: Attempt) -> None:
     mail = attempt.config.mail
-    newer = os.path.join(os.path.dirname(attempt.attempt_dir), str(attempt.config.number + 1))
-    if mail is None or os.path.lexists(newer):
+    if mail is None or _is_followed(attempt):
         return
     try:
         send_mail(mail, attempt.attempt_dir, attempt.work_dir)
     except NotSentError as error:
         _say(str(error))
+
+
+def _is_followed(attempt: Attempt) -> bool:
+    """Whether the portal has opened another attempt, or says in its verdict that it will: that one is told of."""
+    newer = os.path.join(os.path.dirname(attempt.attempt_dir), str(attempt.config.number + 1))
+    if os.path.lexists(newer):
+        return True
+    try:
+        data = read_capped(os.path.join(attempt.attempt_dir, _VERDICT_NAME), _MAX_VERDICT_BYTES)
+        verdict = json.loads(data.decode("utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(verdict, dict) and verdict.get("next_attempt") is not None
 
 
 def _say(message: str) -> None:

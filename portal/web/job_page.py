@@ -86,8 +86,14 @@ class JobPage:
     """What the page's script tells the portal that it shows already."""
 
     @property
+    def is_settled(self) -> bool:
+        """Whether the page stays as it is: the job has ended, and nobody has asked that it run again or be deleted."""
+        job = self.record.job
+        return job.state.is_final and job.resubmit_asked_at is None and job.delete_asked_at is None
+
+    @property
     def is_final(self) -> bool:
-        """Whether the page need not look again."""
+        """Whether the job has ended."""
         return self.record.job.state.is_final
 
     @property

@@ -160,7 +160,7 @@ SAMPLE = (
     "after dispatcher: commit dispatch.publication.publish_end",
     "before dispatcher: mail send",
     "after dispatcher: mail send",
-    "after dispatcher: commit mail.outbox._update",
+    "after dispatcher: commit mail.ledger._update",
 )
 
 

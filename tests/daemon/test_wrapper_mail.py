@@ -100,6 +100,24 @@ def test_an_attempt_that_was_overtaken_keeps_silent(tmp_path: Path, mailbox: Mai
     assert mailbox.envelopes == []
 
 
+@pytest.mark.parametrize(
+    ("verdict", "mails"),
+    [
+        ('{"state": "FAILED", "next_attempt": 2}', 0),
+        ('{"state": "FAILED", "next_attempt": null}', 1),
+        ('{"state": "FAIL', 1),
+        ("[2]", 1),
+    ],
+)
+def test_one_that_the_portal_gave_up_in_favour_of_another_keeps_silent(
+    tmp_path: Path, mailbox: Mailbox, port: int, verdict: str, mails: int
+) -> None:
+    attempt = attempt_with_mail(tmp_path, "true\n", port)
+    (attempt.folder / "verdict.json").write_text(verdict)
+    assert attempt.run().returncode == 0
+    assert len(mailbox.envelopes) == mails
+
+
 def test_a_server_that_refuses_does_not_spoil_the_job(tmp_path: Path, mailbox: Mailbox, port: int) -> None:
     mailbox.answer = "554 no\x1b[31m thanks"
     attempt = attempt_with_mail(tmp_path, "true\n", port)

@@ -710,6 +710,25 @@ def test_where_nodes_mail_the_nodes_own_word_of_a_late_success_is_the_correction
         assert portal.mail.ids() == [f"<{job_id}.1.failed@portal.example.org>"]
 
 
+def test_a_node_that_tells_of_its_success_while_another_attempt_is_being_opened_is_believed(
+    portal: Portal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = portal.running()
+
+    def write(*arguments: Any) -> None:
+        write_verdict(*arguments)
+        monkeypatch.setattr("portal.dispatch.publication.write_verdict", write_verdict)
+        portal.end_program(job_id)
+
+    monkeypatch.setattr("portal.dispatch.publication.write_verdict", write)
+    portal.see(job_id, S.NODE_FAILURE, node="node1")
+    portal.turn_past_grace()
+    portal.turn()
+    assert portal.state(job_id) is JobState.SUCCEEDED
+    assert portal.record(job_id).job.attempt_number == 1
+    assert json.loads(portal.files(job_id).verdict.read_text())["next_attempt"] is None
+
+
 def test_one_correction_that_fails_does_not_hold_up_the_others(portal: Portal, monkeypatch: pytest.MonkeyPatch) -> None:
     ids = [node_failed(portal), node_failed(portal)]
     for job_id in ids:

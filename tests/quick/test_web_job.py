@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from portal.jobs.access import Viewer
 from portal.jobs.keys import Purpose
 from portal.jobs.models import MailOutbox, SchedulerHealth
 from portal.jobs.states import FailureReason, JobState
@@ -60,6 +61,16 @@ def test_accepted_waiting_and_running(portal: WebPortal) -> None:
     assert "Output so far" in page
     assert "still dividing\\x1b[31m" in page
     assert "Cancel the job" in page
+
+
+def test_a_page_looks_again_where_a_job_that_has_ended_is_to_run_again(portal: WebPortal) -> None:
+    job_id = portal.job()
+    portal.move(job_id, *TO_RUNNING, JobState.FAILED, reason=FailureReason.NODE_FAILURE, node="node1")
+    assert 'data-settled="yes"' in page_of(portal, job_id)
+    portal.parts.resubmission.ask(Viewer(is_administrator=True), job_id)
+    page = page_of(portal, job_id)
+    assert 'data-settled="no"' in page
+    assert '<noscript><meta http-equiv="refresh" content="5"></noscript>' in page
 
 
 def test_done_with_an_answer(portal: WebPortal) -> None:

@@ -203,7 +203,7 @@ MUTANTS = (
     Mutant("an unanswered look-up is taken for an absence", _no_answer_is_absence(), 400),
     Mutant("no look-up before a retry", _retry_without_look_up(), 100),
     Mutant("absence counts while a lost call may still take effect", _lost_calls_are_over_at_once(), 100),
-    Mutant("an old attempt's status is taken for the new one's", _old_status_taken_for_new(), 100),
+    Mutant("a zombie that may write: an old attempt's status is the new one's", _old_status_taken_for_new(), 100),
     Mutant("two dispatchers without the epoch", _without_epoch(), 200),
     Mutant("no late correction", _without_correction(), 200),
     Mutant("markers after the commit", _markers_after_the_commit(), 100),

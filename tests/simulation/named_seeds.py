@@ -27,6 +27,14 @@ NAMED_SEEDS = (
         "tests/quick/test_polling.py::test_where_nodes_mail_the_nodes_own_word_of_a_late_success_is_the_correction",
     ),
     NamedSeed(
+        "a zombie that mails while another attempt is opened",
+        276,
+        "A node that came back between the verdict and the folder of the next attempt mailed a success that nobody was "
+        "to hear of.",
+        "tests/quick/test_polling.py::"
+        "test_a_node_that_tells_of_its_success_while_another_attempt_is_being_opened_is_believed",
+    ),
+    NamedSeed(
         "a sender overtaken while it writes",
         977,
         "A sender stood still between making a message and handing it over, while another dispatcher took over and "

@@ -60,10 +60,21 @@ crash_node() { # NODE
     rm -f "$RECORDS/$1"
 }
 
+# A star behind its state says that slurmctld does not hear the node.
 all_nodes_ready() {
     local ready
-    ready=$(sinfo --noheader --partition=main --states=idle,alloc,mix --Node --format=%N | sort -u | wc -l)
+    ready=$(sinfo --noheader --partition=main --states=idle,alloc,mix --Node --format='%N %T' | sort -u | grep -cv '[*]')
     [ "$ready" = "$NODES" ]
+}
+
+# slurmctld calls a node down that it cannot hear, as all are while munge is away, and never asks it again.
+resume_silent_nodes() {
+    local node
+    for node in $(sinfo --noheader --partition=main --states=down --Node --format=%N | sort -u); do
+        is_running "$node" || continue
+        say "slurmctld calls $node down, and it is alive: resumed"
+        scontrol update nodename="$node" state=resume || true
+    done
 }
 
 # What slurmd made for each node; it leaves them behind.

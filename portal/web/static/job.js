@@ -10,7 +10,7 @@ const PARTS = ["job-banner", "job-head", "job-now", "job-results", "job-texts", 
 
 const byId = (id) => document.getElementById(id);
 const job = () => byId("job");
-const isFinal = () => job().dataset.final === "yes";
+const isSettled = () => job().dataset.settled === "yes";
 
 let failures = 0;
 let lostSince = null;
@@ -53,13 +53,13 @@ async function redraw() {
   const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
   if (!fresh.getElementById("job")) throw new Error("page: not a job's");
   const parts = partsOf(fresh);
-  const { tag, final } = fresh.getElementById("job").dataset;
+  const { tag, settled } = fresh.getElementById("job").dataset;
   if (PARTS.some((id) => !parts[id] !== !byId(id))) {
     replace("job", fresh); // a part came or went
   } else {
     for (const id of PARTS) if (parts[id] !== shown[id] && parts[id]) replace(id, fresh);
   }
-  Object.assign(job().dataset, { tag, final });
+  Object.assign(job().dataset, { tag, settled });
   shown = parts;
   document.title = fresh.title;
   document.querySelector("link[rel=icon]").href = fresh.querySelector("link[rel=icon]").href;
@@ -103,7 +103,7 @@ async function tick() {
     if (failures > 1) lostSince ??= new Date();
   }
   showContact();
-  if (!isFinal()) schedule(Math.min(SLOWEST_MS, USUAL_MS * 2 ** Math.min(failures, 5)));
+  if (!isSettled()) schedule(Math.min(SLOWEST_MS, USUAL_MS * 2 ** Math.min(failures, 5)));
 }
 
 function schedule(milliseconds) {
@@ -111,7 +111,7 @@ function schedule(milliseconds) {
 }
 
 document.addEventListener("visibilitychange", () => {
-  if (!document.hidden && !isFinal()) schedule(0);
+  if (!document.hidden && !isSettled()) schedule(0);
 });
 for (const log of document.querySelectorAll("pre.log")) log.scrollTop = log.scrollHeight;
-if (!isFinal()) schedule(USUAL_MS);
+if (!isSettled()) schedule(USUAL_MS);
