@@ -124,7 +124,7 @@ def _check_queue(database: Database, attempts: list[Attempt]) -> None:
         assert not list(session.scalars(select(QueuedJob)))
         assert not list(session.scalars(select(RunningJob)))
         names = sorted(session.scalars(select(EndedJob.name)))
-    assert names == sorted(attempt.scheduler_name for attempt in attempts)
+    assert names == sorted(attempt.scheduler_name for attempt in attempts), "each attempt was in the queue once"
 
 
 def _check_sweeping(run: CrashRun, database: Database, job: Job) -> None:

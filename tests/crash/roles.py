@@ -24,6 +24,7 @@ from portal.mail.transport import Transport, transport_from_settings
 from portal.schedulers import client, helper, local, slurm_scheduler
 from portal.schedulers.base import Scheduler
 from portal.settings import Settings, load_settings
+from tests.crash import mutants
 from tests.crash.hooks import Watch
 
 PORT = "port"
@@ -54,6 +55,7 @@ def run(role: str, folder: Path) -> None:
     for where, name, seconds in _TIMES:
         mock.patch.object(where, name, seconds).start()
     mock.patch.object(app, "LocalScheduler", _short_leases).start()
+    mutants.break_portal()
     watch = Watch(role, str(folder))
     watch.install()
     watch.wrap_commits(DefaultDialect)
