@@ -112,10 +112,11 @@ def resubmit(
         )
         chosen = [(job.job_id, job.attempt_number) for job in parts.jobs.choose(wanted)]
     run = _Run(parts, chosen, Changes(memory, time_limit, tuple(exclude_nodes)), unfinished, as_json)
+    where = ", where the scheduler does not have them any more" if unfinished else ""
     if dry_run:
-        run.tell(run.ask(dry_run=True), "would run again")
+        run.tell(run.ask(dry_run=True), f"would run again{where}")
     elif job_ids or yes or run.is_confirmed():
-        run.tell(run.ask(dry_run=False), "asked to run again")
+        run.tell(run.ask(dry_run=False), f"asked to run again{where}")
     else:
         raise click.Abort
 
@@ -151,7 +152,10 @@ class _Run:
             raise click.UsageError(f"this is about {_jobs(len(self.chosen))}: without a terminal it needs --yes")
         self._show([job_id for job_id, _ in self.chosen], err=True)
         how = changes_in_words(self.changed.memory_mib, self.changed.time_limit_minutes, self.changed.exclude_nodes)
-        question = f"Run {_jobs(len(self.chosen))} again{f', {how}' if how else ''}?"
+        which = f"{_jobs(len(self.chosen))} again"
+        if self.unfinished:
+            which = f"those again of {_jobs(len(self.chosen))} that the scheduler does not have any more"
+        question = f"Run {which}{f', {how}' if how else ''}?"
         return click.confirm(question, err=True)
 
     def tell(self, report: ManyAsked, what: str) -> None:

@@ -55,9 +55,9 @@ class Deletion:
 
     def expire(self, dispatch: Dispatch) -> int:
         """Ask for the end of the jobs whose time is over; how many it was. At most a batch: the rest follows."""
+        self._give_dates(dispatch)
         if not dispatch.settings.limits.purge_expired:
             return 0
-        self._give_dates(dispatch)
         dispatch.leadership.require()
         count = dispatch.jobs.delete_expired(dispatch.jobs.expired(limit=BATCH), by=BY_RETENTION)
         if count:

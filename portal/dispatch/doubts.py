@@ -58,7 +58,8 @@ def _settle(dispatch: Dispatch, memory: Memory, job: Job, attempt: Attempt, answ
         if evidence is not None and evidence.claim is None:
             take_back(dispatch, job, attempt)
             return
-        if evidence is not None and evidence.claim is not None and evidence.claim.by == "dispatcher":
+        is_given_up = evidence is not None and evidence.claim is not None and evidence.claim.by == "dispatcher"
+        if evidence is not None and is_given_up and not evidence.tells_the_end:
             _give_up(dispatch, job, attempt)
             return
         # It has been started (by hand, or by a scheduler that has forgotten it): what the node wrote decides.

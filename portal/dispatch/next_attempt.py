@@ -60,6 +60,7 @@ def go_on_with(
     job.started_at = job.ended_at = job.kept_until = None
     if wish is not None:
         job.resources = dict(wish.resources)
-        job.cancel_asked_at = job.cancel_asked_by = None
+        if before.is_final:
+            job.cancel_asked_at = job.cancel_asked_by = None
     job.resubmit_asked_at = job.resubmit_wish = None
     add_event(session, job, before, change)

@@ -115,11 +115,15 @@ def correct_late(dispatch: Dispatch, memory: Memory) -> int:
             memory.next_to_correct = attempt.scheduler_name
             break
         with kept_apart(attempt.scheduler_name):
-            corrected += _correct(dispatch, job, attempt)
+            corrected += correct(dispatch, job, attempt)
     return corrected
 
 
-def _correct(dispatch: Dispatch, job: Job, attempt: Attempt) -> bool:
+def correct(dispatch: Dispatch, job: Job, attempt: Attempt) -> bool:
+    """Make known what the node says of an attempt that was given up; whether it has said anything.
+
+    Raises as `publish_end` and `gather_evidence` do.
+    """
     evidence = gather_evidence(dispatch, attempt)
     status = evidence.status if evidence is not None else None
     if status is None or status.succeeded is None:

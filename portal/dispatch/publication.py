@@ -97,11 +97,15 @@ def publish_end(
     _write_files(dispatch, job, attempt, end)
     if next_attempt is not None and _node_has_told_since(dispatch, attempt, status):
         log.info("the node has told how the program ended, in the last moment", name=attempt.scheduler_name)
+        _take_back_verdict(dispatch, attempt)
         return
     with dispatch.leadership.writing() as session:
         row = session.get_one(Job, job.job_id)
         attempt_row = session.get_one(Attempt, (job.job_id, attempt.number))
         if not _is_open(row, attempt, corrects=corrects):
+            return
+        if wish is not None and row.cancel_asked_at is not None:
+            _take_back_verdict(dispatch, attempt)
             return
         for name, value in facts.items():
             setattr(attempt_row, name, value)
@@ -156,6 +160,14 @@ def _node_has_told_since(dispatch: Dispatch, attempt: Attempt, status: StatusFil
     if status is not None and status.succeeded is not None:
         return False
     return read_evidence(dispatch.attempt_directory(attempt), attempt).tells_the_end
+
+
+def _take_back_verdict(dispatch: Dispatch, attempt: Attempt) -> None:
+    """What it says is not so: nobody is to open the attempt that it promises, not even from the files alone."""
+    dispatch.leadership.require()
+    verdict = dispatch.attempt_directory(attempt).verdict
+    verdict.unlink(missing_ok=True)
+    fsync_folder(str(verdict.parent))
 
 
 def _is_open(job: Job, attempt: Attempt, *, corrects: bool) -> bool:

@@ -17,7 +17,7 @@ from portal.dispatch.leadership import Leadership
 from portal.dispatch.records import moment, read_record
 from portal.dispatch.restoration import Portal, bring_up_to_files
 from portal.errors import StorageError
-from portal.jobs.changes import read_changes
+from portal.jobs.changes import read_changes, read_resubmit_wish
 from portal.jobs.directory import JobDirectory, JobsFolder
 from portal.jobs.models import Attempt, Job
 from portal.jobs.states import JobState
@@ -120,6 +120,9 @@ def files_know_more(record: JobRecord, directory: JobDirectory) -> bool:
     changes = read_changes(directory)
     asked = (record.job.cancel_asked_at, record.job.delete_asked_at)
     if any(changes.get(f"{wish}_asked_at") and not at for wish, at in zip(("cancel", "delete"), asked, strict=True)):
+        return True
+    wish = read_resubmit_wish(directory)
+    if wish is not None and wish.after_attempt == record.job.attempt_number and not record.job.resubmit_asked_at:
         return True
     return any(_knows_more(attempt, record, directory) for attempt in record.attempts)
 

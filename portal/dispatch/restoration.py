@@ -88,7 +88,7 @@ def _restore_resubmission(job: Job, directory: JobDirectory) -> None:
         return
     if wish.after_attempt == job.attempt_number:
         job.resubmit_asked_at, job.resubmit_wish = wish.asked_at, wish.as_json()
-    elif wish.after_attempt == job.attempt_number - 1:
+    elif wish.after_attempt == job.attempt_number - 1 and not directory.attempt(job.attempt_number).config.exists():
         job.resources = dict(wish.resources)
 
 

@@ -16,11 +16,13 @@ from portal.dispatch.decide import Ended
 from portal.dispatch.evidence import Hearts, gather_evidence, take_claim
 from portal.dispatch.isolation import kept_apart
 from portal.dispatch.next_attempt import attempt_after_wish, go_on_with
+from portal.dispatch.polling import correct
 from portal.dispatch.publication import publish_end, withdraw_markers
 from portal.dispatch.records import read_record, write_verdict
 from portal.errors import SchedulerError
+from portal.jobs.changes import forget_resubmit_wish
 from portal.jobs.models import Attempt, Job, JobResult
-from portal.jobs.states import RESUBMITTABLE_REASONS, FailureReason, JobState
+from portal.jobs.states import CORRECTABLE_REASONS, RESUBMITTABLE_REASONS, FailureReason, JobState
 from portal.jobs.store import Change, add_event
 from portal.jobs.wish import ResubmitWish
 from portal.schedulers.base import Found, Handle, Observation, SchedulerState, Unknown
@@ -95,6 +97,8 @@ class Resubmissions:
         if seen.state.is_alive:
             _drop(dispatch, job, wish, f"it is alive in the scheduler ({seen.raw_state or seen.state.name})")
             return
+        if seen.state.is_final:
+            return  # polling tells the end, and by its reason this is judged
         grace_is_over = attempt.end_seen_at is not None and (
             (dispatch.now() - attempt.end_seen_at).total_seconds() >= dispatch.grace_seconds
         )
@@ -145,19 +149,28 @@ def _run_again(dispatch: Dispatch, job: Job, attempt: Attempt, wish: ResubmitWis
     if wish.unfinished and job.failure_reason not in RESUBMITTABLE_REASONS:
         _drop(dispatch, job, wish, "it has ended by itself since")
         return
+    may_be_corrected = job.failure_reason in CORRECTABLE_REASONS
+    if may_be_corrected and correct(dispatch, job, attempt):
+        return  # the next look judges by what it really was
     if not _put_out_of_the_way(dispatch, attempt, may_be_alive=job.failure_reason in RESUBMITTABLE_REASONS):
         return
     following = attempt_after_wish(dispatch, attempt, wish)
     files = dispatch.attempt_directory(attempt)
     verdict = read_record(files.verdict)
     if verdict is not None:
-        promised = {"next_attempt": following.number, "next_excluded_nodes": following.excluded_nodes}
+        # Unlike an attempt that the policy replaces, this one has been told of, or is going to be.
+        promised = {"next_attempt": following.number, "next_excluded_nodes": following.excluded_nodes, "told": True}
         write_verdict(files, {**verdict, **promised}, dispatch.leadership)
+    # A wrapper writes how the program ended and then looks at the verdict; here it is the other way round.
+    if may_be_corrected and correct(dispatch, job, attempt):
+        return
     withdraw_markers(dispatch.folder.job(job.job_id))
     with dispatch.leadership.writing() as session:
-        row = session.get_one(Job, job.job_id)
+        row = session.get_one(Job, job.job_id, with_for_update=True)
         if row.resubmit_asked_at is None or row.attempt_number != attempt.number or not row.state.is_final:
             return
+        if row.delete_asked_at is not None:
+            return  # in this very moment
         # What the next attempt is going to bring must not stand beside what this one brought.
         result = session.get(JobResult, job.job_id)
         if result is not None:
@@ -239,6 +252,8 @@ def _replace(dispatch: Dispatch, job: Job, attempt: Attempt, wish: ResubmitWish,
 
 def _drop(dispatch: Dispatch, job: Job, wish: ResubmitWish, why: str | None) -> None:
     """Forget a wish that is spent; with a reason, the job's history says that nothing was done."""
+    dispatch.leadership.require()
+    forget_resubmit_wish(dispatch.folder.job(job.job_id), wish)
     with dispatch.leadership.writing() as session:
         row = session.get_one(Job, job.job_id)
         if row.resubmit_wish != wish.as_json():

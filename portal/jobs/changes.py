@@ -23,13 +23,25 @@ def note_delete_wish(directory: JobDirectory, at: datetime, by: str) -> None:
     _update(directory, {"delete_asked_at": utc_text(at), "delete_asked_by": by})
 
 
+def forget_delete_wish(directory: JobDirectory) -> None:
+    """Take back that the job is to be deleted: it was refused. Raises OSError."""
+    if read_changes(directory).get("delete_asked_at") is not None:
+        _update(directory, {"delete_asked_at": None, "delete_asked_by": None})
+
+
 def note_resubmit_wish(directory: JobDirectory, wish: ResubmitWish) -> None:
     """Write down that somebody wants the job to run again. An earlier cancellation is over then. Raises OSError."""
     _update(directory, {"cancel_asked_at": None, "cancel_asked_by": None, "resubmit": wish.as_json()})
 
 
+def forget_resubmit_wish(directory: JobDirectory, wish: ResubmitWish) -> None:
+    """Take a wish away that came to nothing, unless another one stands there by now. Raises OSError."""
+    if read_resubmit_wish(directory) == wish:
+        _update(directory, {"resubmit": None})
+
+
 def read_resubmit_wish(directory: JobDirectory) -> ResubmitWish | None:
-    """The last wish that the job run again, whether or not it was carried out; None where there is none."""
+    """The last wish that the job run again, carried out or not; None where there is none, or it was dropped."""
     try:
         return ResubmitWish.from_json(read_changes(directory).get("resubmit"))
     except ValueError:

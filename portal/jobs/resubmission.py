@@ -6,6 +6,7 @@ says `unfinished`. A job that the scheduler still has is never run again: only t
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from portal.applications.definition import Application
 from portal.applications.sections import MOST_MIB, MOST_MINUTES
@@ -73,7 +74,9 @@ class Resubmission:
         wish = self._wish(viewer, job_id, changed or Changes(), after_attempt, unfinished=unfinished)
         if wish is None:
             return False
-        self._store([(job_id, wish)])
+        self._store([(job_id, wish)], report := ManyAsked())
+        if job_id in report.refused:
+            raise report.refused[job_id]
         return True
 
     def ask_many(
@@ -106,9 +109,8 @@ class Resubmission:
                 wishes.append((job_id, wish))
         for start in range(0, len(wishes), _CHUNK):
             chunk = wishes[start : start + _CHUNK]
-            if not dry_run:
-                self._store(chunk)
-            report.asked += [job_id for job_id, _ in chunk]
+            stored = chunk if dry_run else self._store(chunk, report)
+            report.asked += [job_id for job_id, _ in stored]
         return report
 
     def _wish(
@@ -171,15 +173,22 @@ class Resubmission:
         if mistakes:
             raise InvalidInputError(mistakes)
 
-    def _store(self, wishes: Sequence[tuple[str, ResubmitWish]]) -> None:
-        """On disk first, then in one commit. Raises StorageError."""
+    def _store(
+        self, wishes: Sequence[tuple[str, ResubmitWish]], report: ManyAsked
+    ) -> Sequence[tuple[str, ResubmitWish]]:
+        """On disk first, then in one commit; those that could be written down, the others are refused in `report`.
+
+        Raises StorageError.
+        """
+        written = []
         for job_id, wish in wishes:
             try:
                 changes.note_resubmit_wish(self._jobs.folder.job(job_id), wish)
+                written.append((job_id, wish))
             except OSError as error:
-                raise storage_error(self._jobs.folder.root, error) from error
+                report.refused[job_id] = _not_written_down(self._jobs.folder.root, error)
         with self._jobs.database.writing() as session:
-            for job_id, wish in wishes:
+            for job_id, wish in written:
                 job = session.get(Job, job_id)
                 if job is None or job.resubmit_asked_at is not None or job.attempt_number != wish.after_attempt:
                     continue  # somebody else was faster
@@ -188,6 +197,14 @@ class Resubmission:
                 job.resubmit_asked_at = wish.asked_at
                 job.resubmit_wish = wish.as_json()
                 job.version += 1
+        return written
+
+
+def _not_written_down(root: Path, error: OSError) -> StorageError:
+    return StorageError(
+        "The portal cannot write to the job's directory, so the job does not run again. Please try again later.",
+        log_detail=storage_error(root, error).log_detail,
+    )
 
 
 def _check_state(viewer: Viewer, job: Job, *, unfinished: bool) -> None:

@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 
+import structlog
+
 from portal.applications.catalog import Catalog
 from portal.applications.definition import Application
 from portal.clock import Clock
 from portal.database import Database
-from portal.errors import ConflictError, DefinitionError, ForbiddenError, NotFoundError
+from portal.errors import ConflictError, DefinitionError, ForbiddenError, NotFoundError, StorageError
 from portal.jobs import changes
 from portal.jobs.acceptance import Acceptance, Accepted, Submission
 from portal.jobs.access import Viewer
@@ -28,6 +30,8 @@ from portal.jobs.store import (
     own_job_ids,
 )
 from portal.jobs.view import Output, job_outputs
+
+log = structlog.get_logger()
 
 
 class JobService:
@@ -154,10 +158,25 @@ class JobService:
             return expired_jobs(session, self._clock.now_utc(), limit)
 
     def delete_expired(self, jobs: Sequence[Expired], by: str) -> int:
-        """Ask for the end of these; how many it was. Raises StorageError; those before are asked for then."""
+        """Ask for the end of these, each if its time is still over; how many it was.
+
+        One whose directory cannot be written does not hold up the others. Raises StorageError where none could be
+        asked for; where some could, the rest is left for the next time, and the log says why.
+        """
+        count = 0
+        problem: StorageError | None = None
         for job in jobs:
-            note_delete_wish(self.database, self.folder, job.job_id, self._clock.now_utc(), by)
-        return len(jobs)
+            try:
+                now = self._clock.now_utc()
+                count += note_delete_wish(self.database, self.folder, job.job_id, now, by, only_expired=True)
+            except ConflictError:
+                continue  # it runs again since
+            except StorageError as error:
+                problem = error
+                log.warning("an expired job is not deleted yet", job_id=job.job_id, error=error.log_detail)
+        if problem is not None and not count:
+            raise problem
+        return count
 
     def _store_cancel_wish(self, job_id: str, by: str) -> None:
         now = self._clock.now_utc()

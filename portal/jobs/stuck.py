@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import ColumnElement, case, func, select
 from sqlalchemy.orm import Session
 
+from portal.clock import utc_text
 from portal.jobs.models import Attempt, Job, MailOutbox, SchedulerHealth
 from portal.jobs.states import FINAL_STATES, IN_SCHEDULER_STATES, JobState
 from portal.jobs.store import read_health
@@ -28,6 +29,8 @@ OVER_TIME = timedelta(minutes=30)
 """Slurm ends a job up to half a minute late; a node that does not answer keeps it for minutes."""
 MAIL = timedelta(hours=1)
 """The first tries come within minutes, and a cap lets everything out within the hour."""
+UNATTENDED = timedelta(minutes=5)
+"""A dispatcher asks the scheduler every few seconds: after this there is none, or it stands still."""
 MOST_OF_A_KIND = 200
 _NO_TRY_FAILED = "no try has failed, so that a cap holds it up, or nobody sends"
 
@@ -62,7 +65,9 @@ def find_stuck(session: Session, now: datetime, grace_seconds: float, limits: Li
 
 def _submitting(session: Session, now: datetime, health: SchedulerHealth | None) -> list[Stuck]:
     rows = _attempts(session, Attempt.state == JobState.SUBMITTING, Attempt.intent_at < now - SUBMITTING)
-    waits_for = _scheduler_words(health, "to say whether it has a job of this name, in its queue or its accounting")
+    waits_for = _scheduler_words(
+        health, now, "to say whether it has a job of this name, in its queue or its accounting"
+    )
     return [
         Stuck(
             "submitting", job.job_id, attempt.intent_at or job.created_at, f"Handed in without an answer; {waits_for}"
@@ -78,6 +83,7 @@ def _accepted(session: Session, now: datetime, limits: LimitsSection) -> list[St
         Attempt.state == JobState.ACCEPTED,
         Attempt.created_at < now - ACCEPTED,
         Job.cancel_asked_at.is_(None),
+        at_most=None,
     )
     held, waiting = _held(session), _waiting_by_owner(session)
     is_full = held >= limits.max_in_scheduler
@@ -91,7 +97,7 @@ def _accepted(session: Session, now: datetime, limits: LimitsSection) -> list[St
         else:
             sentence = "Not handed in yet, for no recorded reason: waits for the dispatcher, whose log says more."
         stuck.append(Stuck("accepted", job.job_id, attempt.created_at, sentence))
-    return stuck
+    return stuck[:MOST_OF_A_KIND]
 
 
 def _held(session: Session) -> int:
@@ -112,7 +118,7 @@ def _waiting_by_owner(session: Session) -> dict[str, int]:
 
 def _cancelling(session: Session, now: datetime, health: SchedulerHealth | None) -> list[Stuck]:
     rows = _attempts(session, Job.cancel_asked_at < now - CANCELLING)
-    waits_for = _scheduler_words(health, "to end it")
+    waits_for = _scheduler_words(health, now, "to end it")
     return [
         Stuck("cancelling", job.job_id, job.cancel_asked_at or now, f"Its cancellation was asked for; {waits_for}")
         for job, _ in rows
@@ -126,7 +132,9 @@ def _resubmitting(session: Session, now: datetime, health: SchedulerHealth | Non
         .order_by(Job.resubmit_asked_at)
         .limit(MOST_OF_A_KIND)
     )
-    waits_for = _scheduler_words(health, "to say that it does not have the old attempt, or its program to have stopped")
+    waits_for = _scheduler_words(
+        health, now, "to say that it does not have the old attempt, or its program to have stopped"
+    )
     return [
         Stuck("resubmitting", job.job_id, job.resubmit_asked_at or now, f"It was asked to run again; {waits_for}")
         for job in session.scalars(query)
@@ -157,7 +165,7 @@ def _evidence_words(attempt: Attempt) -> str:
 
 
 def _over_time(session: Session, now: datetime) -> list[Stuck]:
-    rows = _attempts(session, Attempt.state == JobState.RUNNING, Attempt.started_at < now - OVER_TIME)
+    rows = _attempts(session, Attempt.state == JobState.RUNNING, Attempt.started_at < now - OVER_TIME, at_most=None)
     stuck = []
     for job, attempt in rows:
         limit = timedelta(minutes=int(job.resources.get("time_limit_minutes", 0)))
@@ -166,7 +174,7 @@ def _over_time(session: Session, now: datetime) -> list[Stuck]:
                 f"Running on {attempt.node or 'its node'} past its time limit; waits for the scheduler to end it."
             )
             stuck.append(Stuck("over_time", job.job_id, attempt.started_at + limit, sentence))
-    return stuck
+    return stuck[:MOST_OF_A_KIND]
 
 
 def _mail(session: Session, now: datetime) -> list[Stuck]:
@@ -187,22 +195,26 @@ def _mail(session: Session, now: datetime) -> list[Stuck]:
     ]
 
 
-def _attempts(session: Session, *conditions: ColumnElement[bool]) -> list[tuple[Job, Attempt]]:
+def _attempts(
+    session: Session, *conditions: ColumnElement[bool], at_most: int | None = MOST_OF_A_KIND
+) -> list[tuple[Job, Attempt]]:
     """Jobs that go on, with the attempt that counts."""
     rows = session.execute(
         select(Job, Attempt)
         .join(Attempt, (Attempt.job_id == Job.job_id) & (Attempt.number == Job.attempt_number))
         .where(Job.state.not_in(FINAL_STATES), *conditions)
         .order_by(Attempt.created_at)
-        .limit(MOST_OF_A_KIND)
+        .limit(at_most)
     ).all()
     return [(row[0], row[1]) for row in rows]
 
 
-def _scheduler_words(health: SchedulerHealth | None, what: str) -> str:
-    """What the scheduler is waited for to do, or that it does not even answer."""
+def _scheduler_words(health: SchedulerHealth | None, now: datetime, what: str) -> str:
+    """What the scheduler is waited for to do, or that it does not even answer, or is not even asked."""
     if health is None:
         return "waits for a dispatcher, of which none has ever run."
+    if now - health.asked_at > UNATTENDED:
+        return f"waits for a dispatcher: the last one asked the scheduler at {utc_text(health.asked_at)}."
     if health.silent_since is not None:
         return "waits for the scheduler, which does not answer."
     if health.accounting_silent_since is not None:

@@ -131,7 +131,9 @@ def cancelled_by_words(who: str | None, owner: str) -> str:
     """Who cancelled, for a sentence."""
     if who is None:
         return "an operator of the cluster"
-    return "you" if who in (owner, "visitor") else who
+    if who in (owner, "visitor"):
+        return "you"
+    return "an administrator" if "@" in who or who == "administrator" else who
 
 
 def resubmitter_words(who: str, owner: str) -> str:

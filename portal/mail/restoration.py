@@ -28,12 +28,21 @@ def restore_mail(
     at = attempt.ended_at or job.created_at
     sent = _sent(files)
     owed = None
-    if verdict is not None and verdict.get("next_attempt") is None:
+    if verdict is not None and (verdict.get("next_attempt") is None or verdict.get("told") is True):
         owed = Outcome.CORRECTED if verdict.get("outcome") == Outcome.CORRECTED else Outcome(attempt.state.value)
     for outcome in Outcome:
+        # It may have gone out while the portal had another name.
         mail_id = message_id(job.job_id, attempt.number, outcome, domain)
-        row = session.scalar(select(MailOutbox).where(MailOutbox.message_id == mail_id))
-        if row is None and (mail_id in sent or outcome is owed):
+        mail_id, sent_at = sent.get(_local_part(mail_id), (mail_id, None))
+        was_sent = _local_part(mail_id) in sent
+        row = session.scalar(
+            select(MailOutbox).where(
+                MailOutbox.job_id == job.job_id,
+                MailOutbox.attempt_number == attempt.number,
+                MailOutbox.outcome == outcome.value,
+            )
+        )
+        if row is None and (was_sent or outcome is owed):
             row = MailOutbox(
                 job_id=job.job_id,
                 attempt_number=attempt.number,
@@ -45,21 +54,25 @@ def restore_mail(
                 tries=0,
             )
             session.add(row)
-        if row is not None and row.sent_at is None and mail_id in sent:
-            row.sent_at = sent[mail_id] or at
+        if row is not None and row.sent_at is None and was_sent:
+            row.sent_at = sent_at or at
 
 
-def _sent(files: AttemptDirectory) -> dict[str, datetime | None]:
-    """The Message-IDs in `mail.sent`, each with the time before it."""
+def _sent(files: AttemptDirectory) -> dict[str, tuple[str, datetime | None]]:
+    """The Message-IDs in `mail.sent`, each with the time before it; by the part that no other name changes."""
     try:
         lines = files.mail_sent.read_text("utf-8", "replace").splitlines()
     except OSError:
         return {}
-    found: dict[str, datetime | None] = {}
+    found: dict[str, tuple[str, datetime | None]] = {}
     for line in lines:
         time, *ids = line.split() or [""]
-        found.update(dict.fromkeys([time, *ids], _moment(time)))
+        found.update({_local_part(one): (one, _moment(time)) for one in (time, *ids)})
     return found
+
+
+def _local_part(mail_id: str) -> str:
+    return mail_id.partition("@")[0]
 
 
 def _moment(text: str) -> datetime | None:

@@ -1,6 +1,6 @@
 """The administrator's list of jobs: filter, tick, confirm, run again."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from flask import Blueprint, flash, redirect, request, url_for
 from flask.typing import ResponseReturnValue
@@ -154,6 +154,9 @@ def _chosen(typed: TypedFilter) -> tuple[list[tuple[str, int]], int]:
         ticked = _parse_jobs(request.form.getlist("jobs"))
         return ticked[:MOST_AT_ONCE], len(ticked)
     wanted: JobFilter = typed.parse(web().clock.now_utc())
+    if typed.state == "any":
+        # Successes run again only where somebody ticks them.
+        wanted = replace(wanted, states=(JobState.FAILED,))
     found = web().jobs.choose(wanted, MOST_AT_ONCE)
     return [(job.job_id, job.attempt_number) for job in found], web().jobs.count(wanted)
 

@@ -14,6 +14,7 @@ from portal.database import Base
 from portal.dispatch import deletion as deletion_module
 from portal.dispatch.deletion import RETRY_SECONDS
 from portal.errors import ConflictError, ForbiddenError, NotFoundError, StorageError
+from portal.jobs import changes
 from portal.jobs.access import Viewer
 from portal.jobs.keys import Purpose
 from portal.jobs.models import Job
@@ -106,6 +107,25 @@ def test_where_the_wish_cannot_be_written_down_nothing_is_deleted(
     with pytest.raises(StorageError, match="was not deleted"):
         portal.jobs.ask_delete(ADMINISTRATOR, job_id)
     assert portal.state(job_id) is JobState.SUCCEEDED
+
+
+def test_a_deletion_that_is_refused_because_the_job_runs_again_leaves_nothing_on_disk(
+    portal: Portal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or a database that is built from the files one day would carry it out."""
+    job_id = ended(portal)
+    portal.resubmit(job_id)
+    write = changes.note_delete_wish
+
+    def write_late(*arguments: Any) -> None:
+        write(*arguments)
+        portal.turn()
+
+    monkeypatch.setattr(changes, "note_delete_wish", write_late)
+    with pytest.raises(ConflictError):
+        portal.jobs.ask_delete(ADMINISTRATOR, job_id)
+    assert not changes.read_changes(portal.directory(job_id)).get("delete_asked_at")
+    assert not portal.state(job_id).is_final
 
 
 @pytest.mark.thorough
@@ -243,6 +263,44 @@ def test_a_job_is_kept_for_as_long_as_its_application_says(portal: Portal) -> No
     days_later(portal, 0.2)
     assert portal.job_count() == 0
     assert portal.job_folders() == []
+
+
+def test_one_that_is_to_run_again_is_not_expired(portal: Portal) -> None:
+    job_id = ended(portal)
+    portal.scheduler.is_out = True
+    portal.resubmit(job_id)
+    portal.clock.advance(timedelta(days=91).total_seconds())
+    assert portal.jobs.expired() == []
+
+
+def test_one_whose_directory_cannot_be_written_does_not_keep_the_others(
+    portal: Portal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = ended(portal), ended(portal)
+    portal.clock.advance(timedelta(days=91).total_seconds())
+    expired = portal.jobs.expired()
+    write = changes.note_delete_wish
+
+    def refuse_first(directory: Any, *rest: Any) -> None:
+        if directory.path == portal.directory(first).path:
+            raise OSError(13, "Permission denied")
+        write(directory, *rest)
+
+    monkeypatch.setattr(changes, "note_delete_wish", refuse_first)
+    assert portal.jobs.delete_expired(expired, by="administrator") == 1
+    assert portal.job(first).delete_asked_at is None
+    with pytest.raises(NotFoundError):
+        portal.job(second)
+
+
+def test_one_that_ran_again_since_it_was_listed_is_kept(portal: Portal) -> None:
+    job_id = ended(portal)
+    portal.clock.advance(timedelta(days=91).total_seconds())
+    expired = portal.jobs.expired()
+    with portal.database.writing() as session:
+        session.execute(update(Job).values(kept_until=portal.clock.now_utc() + timedelta(days=90)))
+    assert portal.jobs.delete_expired(expired, by="administrator") == 0
+    assert portal.job(job_id).delete_asked_at is None
 
 
 def test_the_mail_tells_the_date(portal: Portal) -> None:

@@ -354,15 +354,30 @@ def test_a_correction_since_the_copy_is_taken_up(portal: Portal, copy: Path) -> 
 
 
 def test_wishes_since_the_copy_are_heard(portal: Portal, copy: Path) -> None:
-    to_cancel, to_delete = portal.running(), succeeded(portal)
+    to_cancel, to_delete, to_run_again = portal.running(), succeeded(portal), succeeded(portal)
     portal.database.copy_to(copy)
+    portal.resubmit(to_run_again)
     portal.ask_cancel(to_cancel)
     portal.jobs.ask_delete(Viewer(is_administrator=True), to_delete)
     restore(portal, copy)
-    assert reindex(portal) == AdoptionReport(renewed=2)
+    assert reindex(portal) == AdoptionReport(renewed=3)
+    assert portal.job(to_run_again).resubmit_asked_at is not None
     portal.turn()
     assert [handle.name for handle in portal.scheduler.cancelled] == [portal.name(to_cancel)]
-    assert portal.job_count() == 1
+    assert portal.job_count() == 2
+    assert portal.record(to_run_again).job.attempt_number == 2
+
+
+def test_a_portal_that_has_another_name_since_mails_nobody_again(portal: Portal) -> None:
+    job_id = succeeded(portal)
+    portal.sender.send_due()
+    [before] = portal.record(job_id).mails
+    portal.lose_database()
+    portal.adoption._mail_domain = "new.example.org"
+    assert reindex(portal) == AdoptionReport(adopted=1)
+    [after] = portal.record(job_id).mails
+    assert after.sent_at is not None
+    assert after.message_id == before.message_id
 
 
 def test_a_job_that_was_deleted_since_the_copy_is_forgotten(portal: Portal, copy: Path) -> None:

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from portal.dispatch import resubmission as dispatch_resubmission
+from portal.dispatch.records import write_verdict
 from portal.errors import ConflictError, ForbiddenError, InvalidInputError, NotFoundError, TooManyRequestsError
 from portal.jobs.access import Viewer
 from portal.jobs.changes import read_resubmit_wish
@@ -221,7 +223,7 @@ def test_an_attempt_that_was_asked_for_survives_the_loss_of_the_database(portal:
         assert (portal.state(job_id), numbers(portal, job_id)) == (JobState.QUEUED, [1, 2])
         assert portal.job(job_id).resources["memory_mib"] == 512
         assert portal.attempt(job_id).excluded_nodes == ["node1"]
-    assert portal.mails(job_id) == []
+    assert portal.mails(job_id) == ["failed"], "what had been told, or was going to be"
 
 
 def test_a_wish_that_was_carried_out_is_not_carried_out_again_after_the_database_is_lost(portal: Portal) -> None:
@@ -427,7 +429,86 @@ def test_a_cancellation_that_comes_later_wins(portal: Portal) -> None:
     assert "cancellation was asked for" in portal.record(job_id).events[-1].detail
 
 
+def test_one_that_is_deleted_while_it_is_carried_out_stays_deleted(
+    portal: Portal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = failed(portal)
+    portal.resubmit(job_id)
+    put_out = dispatch_resubmission._put_out_of_the_way
+
+    def put_out_and_delete(*arguments: Any, **options: Any) -> bool:
+        portal.jobs.ask_delete(ADMINISTRATOR, job_id)
+        return put_out(*arguments, **options)
+
+    monkeypatch.setattr(dispatch_resubmission, "_put_out_of_the_way", put_out_and_delete)
+    portal.turn(times=3)
+    assert portal.job_count() == 0
+    assert portal.job_folders() == []
+
+
+@pytest.mark.parametrize("moment", ["before", "meanwhile"])
+def test_a_late_success_is_believed_and_the_job_does_not_run_again(
+    portal: Portal, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """Its node may have mailed it: whatever is opened after that would be told as well."""
+    job_id = held(portal)
+    portal.resubmit(job_id)
+    if moment == "before":
+        portal.end_program(job_id)
+    else:
+
+        def write(*arguments: Any) -> None:
+            write_verdict(*arguments)
+            portal.end_program(job_id)
+
+        monkeypatch.setattr(dispatch_resubmission, "write_verdict", write)
+    portal.turn(times=2)
+    assert (portal.state(job_id), numbers(portal, job_id)) == (JobState.SUCCEEDED, [1])
+    assert json.loads(portal.files(job_id).verdict.read_text())["next_attempt"] is None
+    portal.turn(10)
+    assert portal.job(job_id).resubmit_asked_at is None
+
+
+def test_a_wish_that_came_to_nothing_does_not_come_back_from_the_files(portal: Portal) -> None:
+    job_id = portal.running()
+    portal.resubmit(job_id, unfinished=True)
+    portal.see(job_id, SchedulerState.RUNNING)
+    portal.turn(10)
+    assert portal.job(job_id).resubmit_asked_at is None
+    assert read_resubmit_wish(portal.directory(job_id)) is None
+
+
+def test_a_cancellation_while_an_unfinished_job_is_replaced_wins(
+    portal: Portal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = portal.queued()
+    portal.resubmit(job_id, unfinished=True)
+    replace = dispatch_resubmission._replace
+
+    def replace_late(*arguments: Any, **options: Any) -> None:
+        if portal.job(job_id).cancel_asked_at is None:
+            portal.ask_cancel(job_id)
+        replace(*arguments, **options)
+
+    monkeypatch.setattr(dispatch_resubmission, "_replace", replace_late)
+    portal.see(job_id, SchedulerState.NOT_FOUND)
+    portal.turn(10)
+    portal.turn_past_grace()
+    portal.turn(10, times=2)
+    assert numbers(portal, job_id) == [1]
+    assert portal.job(job_id).cancel_asked_at is not None
+
+
 # Many at once
+
+
+def test_one_whose_directory_is_away_does_not_hold_up_the_others(portal: Portal) -> None:
+    away, good = failed(portal), failed(portal)
+    portal.directory(away).path.rename(portal.folder.root / "elsewhere")
+    report = portal.resubmission.ask_many(ADMINISTRATOR, [(away, 1), (good, 1)])
+    assert (report.asked, set(report.refused)) == ([good], {away})
+    assert "the job does not run again" in report.refused[away].visitor_message
+    assert portal.job(good).resubmit_asked_at is not None
 
 
 def test_one_that_cannot_does_not_hold_up_the_others(portal: Portal) -> None:

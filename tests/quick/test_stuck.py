@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
 from portal.jobs import stuck as stuck_module
-from portal.jobs.models import Attempt, Job, MailOutbox
+from portal.jobs.models import Attempt, Job, MailOutbox, SchedulerHealth
 from portal.jobs.states import FailureReason, JobState
 from portal.jobs.stuck import Stuck, find_stuck
 from portal.mail.outbox import owe_mail
@@ -28,6 +29,13 @@ def portal(tmp_path: Path) -> Iterator[WebPortal]:
 
 
 def found(portal: WebPortal, **limits: Any) -> list[Stuck]:
+    """What is stuck while a dispatcher is at work."""
+    with portal.parts.database.writing() as session:
+        session.execute(update(SchedulerHealth).values(asked_at=portal.clock.now))
+    return found_without_a_dispatcher(portal, **limits)
+
+
+def found_without_a_dispatcher(portal: WebPortal, **limits: Any) -> list[Stuck]:
     with portal.parts.database.reading() as session:
         return find_stuck(session, portal.clock.now, GRACE_SECONDS, LimitsSection(**limits))
 
@@ -118,6 +126,24 @@ def test_a_scheduler_that_does_not_answer_is_what_is_waited_for(portal: WebPorta
     shown = found(portal)
     assert {stuck.kind for stuck in shown} == {"submitting", "cancelling"}, "nobody could hand the accepted ones in"
     assert all("the scheduler, which does not answer" in stuck.sentence for stuck in shown)
+
+
+def test_a_dispatcher_that_is_not_there_is_what_is_waited_for(portal: WebPortal) -> None:
+    submitting(portal)
+    portal.clock.advance(3600)
+    (stuck,) = found_without_a_dispatcher(portal)
+    assert "waits for a dispatcher: the last one asked the scheduler at 20" in stuck.sentence
+
+
+def test_many_that_may_run_for_long_do_not_hide_one_that_may_not(
+    portal: WebPortal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stuck_module, "MOST_OF_A_KIND", 2)
+    for _ in range(3):
+        job(portal, S.SUBMITTING, S.QUEUED, S.RUNNING, resources={"time_limit_minutes": 5000})
+    late = over_time(portal)
+    portal.clock.advance(stuck_module.OVER_TIME.total_seconds() + 1000)
+    assert [stuck.job_id for stuck in found(portal)] == [late]
 
 
 def test_accounting_that_does_not_answer_is_what_is_waited_for(portal: WebPortal) -> None:
