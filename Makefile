@@ -40,12 +40,8 @@ demo-drmaa: setup
 
 serve: setup
 	@mkdir -p data
-	@PORTAL_PORTAL__JOBS_DIR='$(CURDIR)/data/jobs' \
-	 PORTAL_PORTAL__DATABASE_URL='sqlite:///$(CURDIR)/data/portal.db' \
-	 PORTAL_PORTAL__SECRET_KEY_FILE='$(CURDIR)/data/secret_key' \
-	 PORTAL_MAIL__FOLDER='$(CURDIR)/data/mail' \
-	 PORTAL_MAIL__SHOW_PAGE=true \
-	 exec $(VENV)/bin/portal serve
+	@[ -e data/portal.toml ] || cp deploy/serve.toml data/portal.toml
+	@exec $(VENV)/bin/portal --config data/portal.toml serve
 
 test: setup packages
 	$(VENV)/bin/pytest -n $(TEST_WORKERS) --dist loadgroup

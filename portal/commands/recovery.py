@@ -9,6 +9,7 @@ from portal.app import Parts, build_reindexing
 from portal.commands.context import CommandContext, pass_context
 from portal.commands.jobs import as_json_option
 from portal.commands.output import complain, say, say_json
+from portal.database import Database
 from portal.dispatch.adoption import AdoptionReport
 from portal.errors import PortalError
 from portal.node.durable import write_durably
@@ -60,6 +61,10 @@ def backup(context: CommandContext, directory: Path, as_json: bool) -> None:
 
     The first half of a backup: copy the jobs folder next, in this order.
     """
+    # Whatever is missing would be made when the parts are built, and be copied as if it were the portal's.
+    missing = [file for file in (_sqlite_file(context), context.settings.secret_key_file) if file and not file.exists()]
+    if missing:
+        raise PortalError(f"there is no {missing[0]} to be copied: is this the portal's settings file?")
     parts = context.parts
     if not parts.database.is_sqlite:
         raise PortalError("the database is not SQLite: copy it with pg_dump, the secret key and then the jobs folder")
@@ -70,6 +75,10 @@ def backup(context: CommandContext, directory: Path, as_json: bool) -> None:
     for file in copied:
         say(f"Written: {file}")
     say(f"Now copy the jobs folder: {parts.folder.root}")
+
+
+def _sqlite_file(context: CommandContext) -> Path | None:
+    return Database(context.settings.portal.database_url).sqlite_file
 
 
 def _copy(parts: Parts, directory: Path) -> list[Path]:

@@ -24,7 +24,7 @@ SUBMIT = ("submit", "slow_div", "--set", "x=8", "--set", "y=2", "--email", "ann@
 @pytest.fixture(autouse=True)
 def in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    put_empty_database(Path("data/portal.db"))
+    put_empty_database(Path("portal.db"))
 
 
 def portal(*arguments: str) -> Result:
@@ -122,6 +122,14 @@ def test_backup_copies_database_and_secret_and_names_what_comes_next(tmp_path: P
     assert (folder / "secret_key").read_text() == (tmp_path / "secret_key").read_text()
     with closing(sqlite3.connect(folder / "portal.db")) as copy:
         assert copy.execute("SELECT job_id FROM jobs").fetchall() == [(job_id,)]
+
+
+def test_where_there_is_no_portal_nothing_is_copied(tmp_path: Path) -> None:
+    Path("portal.db").unlink()
+    result = portal("backup", "copies")
+    assert result.exit_code == 1
+    assert f"there is no {tmp_path}/portal.db to be copied" in result.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_backup_replaces_the_one_before(tmp_path: Path) -> None:

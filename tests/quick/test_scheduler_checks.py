@@ -38,7 +38,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, script in COMMANDS.items():
         command(name, script)
     settings()
-    put_empty_database(Path("data/portal.db"))
+    put_empty_database(Path("portal.db"))
     parts = build_parts(load_settings(Path("portal.toml")))
     parts.database.close()
     install_node_files(parts.folder.root, [])

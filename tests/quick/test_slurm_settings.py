@@ -16,7 +16,7 @@ SSH = {"host": "'a'", "user": "'b'", "key_file": "'keys/c'", "known_hosts_file":
 @pytest.fixture(autouse=True)
 def in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    put_empty_database(Path("data/portal.db"))
+    put_empty_database(Path("portal.db"))
 
 
 def write(scheduler: str, ssh: dict[str, str] | None = None) -> None:
