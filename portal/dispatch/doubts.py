@@ -53,6 +53,8 @@ def _settle(dispatch: Dispatch, memory: Memory, job: Job, attempt: Attempt, answ
     if isinstance(answer, Found):
         _adopt_handle(dispatch, job, attempt, answer.handles)
         return
+    if isinstance(answer, Unknown) and answer.for_ever and _believe_the_claim(dispatch, job, attempt):
+        return
     if isinstance(answer, Absent) and _lost_call_is_over(dispatch, attempt):
         evidence = gather_evidence(dispatch, attempt)
         if evidence is not None and evidence.claim is None:
@@ -65,6 +67,17 @@ def _settle(dispatch: Dispatch, memory: Memory, job: Job, attempt: Attempt, answ
         # It has been started (by hand, or by a scheduler that has forgotten it): what the node wrote decides.
         look_at(dispatch, memory, job, attempt, Observation(SchedulerState.NOT_FOUND))
     look_again_later(dispatch, attempt)
+
+
+def _believe_the_claim(dispatch: Dispatch, job: Job, attempt: Attempt) -> bool:
+    """Where no name can be looked up: the job in the scheduler that took the claim is the one that was handed in."""
+    evidence = gather_evidence(dispatch, attempt)
+    claim = evidence.claim if evidence is not None else None
+    if claim is None or claim.by != "wrapper" or claim.name != attempt.scheduler_name or not claim.scheduler_id:
+        return False
+    handle = Handle(claim.scheduler_id, attempt.scheduler_name)
+    record_submitted(dispatch, job, attempt, handle, "Known by the claim that it took as it started")
+    return True
 
 
 def _give_up(dispatch: Dispatch, job: Job, attempt: Attempt) -> None:

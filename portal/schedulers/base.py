@@ -178,6 +178,8 @@ class Unknown:
     """It could not be told."""
 
     reason: str
+    for_ever: bool = False
+    """No look-up is ever going to say more: this scheduler has no question for a name."""
 
 
 FindAnswer = Found | Absent | Unknown

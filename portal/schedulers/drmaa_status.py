@@ -56,7 +56,7 @@ class LibraryRecords:
 
     def find(self, names: Collection[str]) -> dict[str, FindAnswer]:
         """DRMAA has no question for a name."""
-        return dict.fromkeys(names, Unknown("a DRMAA library cannot look a job's name up"))
+        return dict.fromkeys(names, Unknown("a DRMAA library cannot look a job's name up", for_ever=True))
 
     def health(self) -> Health:
         """That there is a session is known to whoever asks."""

@@ -173,6 +173,22 @@ STEPS = [
 ]
 
 
+def test_where_no_name_can_be_looked_up_the_claim_says_which_job_it_is(portal: Portal) -> None:
+    job_id = portal.submit()
+    name = portal.name(job_id)
+    portal.scheduler.submit_answers[name] = [Lost(is_in=True)]
+    portal.scheduler.find_answers[name] = Unknown("there is no such question", for_ever=True)
+    portal.turn(times=2)
+    assert portal.state(job_id) is JobState.SUBMITTING
+    assert portal.start_program(job_id, scheduler_id="101")
+    portal.turn(10)
+    assert (portal.state(job_id), portal.attempt(job_id).scheduler_id) == (JobState.QUEUED, "101")
+    portal.end_program(job_id)
+    portal.see(job_id, SchedulerState.COMPLETED)
+    portal.turn_past_grace()
+    assert portal.state(job_id) is JobState.SUCCEEDED
+
+
 @pytest.mark.thorough
 @pytest.mark.parametrize("step", STEPS)
 def test_a_dispatcher_killed_at_any_step_hands_everything_in_once(
