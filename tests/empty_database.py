@@ -11,11 +11,12 @@ from portal.database import Database
 def put_empty_database(file: Path) -> None:
     """A new SQLite database with all tables and no rows at `file`, in whose folder nothing else is needed."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(_made_once(), file)
+    shutil.copyfile(empty_database(), file)
 
 
 @functools.cache
-def _made_once() -> Path:
+def empty_database() -> Path:
+    """The file of one, made once in each process; nobody may write to it."""
     file = Path(_scratch().name) / "portal.db"
     database = Database(f"sqlite:///{file}")
     database.upgrade()

@@ -21,7 +21,6 @@ from portal.jobs.store import Change, JobRecord, change_state, load_record
 from portal.mail.outbox import OutboxSender, mail_domain, owe_mail
 from portal.mail.transport import Transport
 from portal.settings import LimitsSection, MailSection, PortalSection, Settings
-from tests.empty_database import put_empty_database
 
 START = datetime(2026, 11, 24, 6, 0, tzinfo=UTC)
 
@@ -79,10 +78,7 @@ class Bench:
         )
         self.clock = FakeClock()
         self.database = Database(database_url or f"sqlite:///{tmp_path}/portal.db")
-        if database_url is None:
-            put_empty_database(tmp_path / "portal.db")
-        else:
-            self.database.upgrade()
+        self.database.upgrade()
         self.folder = JobsFolder(tmp_path / "jobs")
         self.folder.prepare()
         self.keys = Keys(b"s" * 32)

@@ -19,7 +19,6 @@ from portal.jobs.states import FailureReason, JobState
 from portal.jobs.store import Change, change_state
 from portal.settings import LimitsSection, MailSection, PortalSection, SchedulerSection, Settings
 from portal.shipped import shipped_dir
-from tests.empty_database import put_empty_database
 
 EMAIL = "ann@example.org"
 START = datetime(2026, 11, 24, 6, 0, 0, tzinfo=UTC)
@@ -235,7 +234,6 @@ def make_portal(
         limits=LimitsSection(**(limits or {})),
     )
     clock = HandClock()
-    put_empty_database(folder / "portal.db")
     parts = build_parts(settings, clock)
     return WebPortal(parts, create_app(settings, parts), clock)
 

@@ -65,7 +65,7 @@ class Resubmission:
         after_attempt: int | None = None,
         unfinished: bool = False,
     ) -> bool:
-        """Record the wish that a job run again. True where it is new; asking twice is asking once.
+        """Record the wish that a job run again. True where it is new: a wish that stands is one.
 
         `after_attempt` is the attempt that whoever asks has seen: where another counts by now, this is the second
         click. Raises NotFoundError, ForbiddenError for somebody who may only look, ConflictError where the job

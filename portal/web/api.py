@@ -74,7 +74,7 @@ def delete(job_id: str) -> ResponseReturnValue:
 
 @blueprint.post("/jobs/<job_id>/resubmit")
 def resubmit(job_id: str) -> Response:
-    """Ask that the job run again, with the same inputs; asking twice is asking once."""
+    """Ask that the job run again, with the same inputs; 409 as long as it goes on."""
     find_job(api_viewer(), job_id)
     web().resubmission.ask(api_viewer(), job_id)
     return jsonify(_job(web().jobs.record(job_id)))

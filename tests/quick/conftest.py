@@ -14,6 +14,8 @@ from jinja2.bccache import Bucket, BytecodeCache
 from portal.applications import lint
 from portal.applications.shellcheck import Comment, shellcheck
 from portal.database import Database
+from tests.empty_database import empty_database
+from tests.mail_bench import KeptMail
 
 _really_upgrade = Database.upgrade
 
@@ -26,13 +28,9 @@ def session_patch() -> Iterator[pytest.MonkeyPatch]:
 
 
 @pytest.fixture(scope="session")
-def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database as the migrations leave it, with nothing in it."""
-    file = tmp_path_factory.mktemp("migrated") / "portal.db"
-    database = Database(f"sqlite:///{file}")
-    _really_upgrade(database)
-    database.close()
-    return file
+def migrated_file() -> Path:
+    """A database as the migrations leave it, with nothing in it; made before `Database.upgrade` is patched."""
+    return empty_database()
 
 
 @pytest.fixture(autouse=True)
@@ -86,3 +84,9 @@ def scripts_are_checked_once(session_patch: pytest.MonkeyPatch) -> None:
 
     # Tests put another shellcheck, or none, on PATH.
     session_patch.setattr(lint, "shellcheck", lambda script, shell: checked(script, shell, os.environ.get("PATH")))
+
+
+@pytest.fixture
+def mail() -> KeptMail:
+    """A mail server that keeps what it is given."""
+    return KeptMail()

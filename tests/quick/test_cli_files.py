@@ -16,7 +16,6 @@ from portal.jobs.directory import JobsFolder
 from portal.jobs.models import Attempt, Job
 from portal.jobs.states import JobState
 from portal.settings import load_settings
-from tests.empty_database import put_empty_database
 
 SUBMIT = ("submit", "slow_div", "--set", "x=8", "--set", "y=2", "--email", "ann@example.org", "--json")
 
@@ -24,7 +23,6 @@ SUBMIT = ("submit", "slow_div", "--set", "x=8", "--set", "y=2", "--email", "ann@
 @pytest.fixture(autouse=True)
 def in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    put_empty_database(Path("portal.db"))
 
 
 def portal(*arguments: str) -> Result:
@@ -125,7 +123,6 @@ def test_backup_copies_database_and_secret_and_names_what_comes_next(tmp_path: P
 
 
 def test_where_there_is_no_portal_nothing_is_copied(tmp_path: Path) -> None:
-    Path("portal.db").unlink()
     result = portal("backup", "copies")
     assert result.exit_code == 1
     assert f"there is no {tmp_path}/portal.db to be copied" in result.stderr

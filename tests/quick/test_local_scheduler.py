@@ -26,7 +26,6 @@ from portal.schedulers.base import (
 from portal.schedulers.local import LEASE_SECONDS, LocalScheduler, end_job, put_back, take_next
 from portal.schedulers.local_tables import ClientLease, EndedJob, QueuedJob, RunningJob
 from portal.schedulers.work import TERM_SECONDS, WRAPPER_SECONDS, Cause, End, Work, end_of
-from tests.empty_database import put_empty_database
 from tests.waiting import wait_until
 from tests.web_portal import HandClock
 from tests.wrapper_attempts import REPOSITORY, is_alive
@@ -38,8 +37,8 @@ class Bench:
     """A queue, and what a compute client would do to it."""
 
     def __init__(self, folder: Path) -> None:
-        put_empty_database(folder / "portal.db")
         self.database = Database(f"sqlite:///{folder / 'portal.db'}")
+        self.database.upgrade()
         self.clock = HandClock()
         self.scheduler = LocalScheduler(self.database, self.clock)
 

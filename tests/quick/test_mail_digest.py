@@ -32,11 +32,6 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     bench.close()
 
 
-@pytest.fixture
-def mail() -> KeptMail:
-    return KeptMail()
-
-
 def told(message: EmailMessage) -> list[str]:
     """The jobs whose ids stand at the start of a line."""
     return re.findall("^([a-z]{8})  ", plain_text(message), re.MULTILINE)

@@ -30,11 +30,6 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     bench.close()
 
 
-@pytest.fixture
-def mail() -> KeptMail:
-    return KeptMail()
-
-
 def by_node(tmp_path: Path) -> MailSection:
     return MailSection(folder=tmp_path / "mail", sent_by="node")
 

@@ -14,7 +14,6 @@ from portal.app import build_parts
 from portal.cli import cli
 from portal.jobs.node_files import install_node_files
 from portal.settings import load_settings
-from tests.empty_database import put_empty_database
 
 COMMANDS = {
     "scontrol": "case $1 in ping) echo 'Slurmctld(primary) at head is UP';; *) echo 'slurm 22.05.8';; esac",
@@ -38,7 +37,6 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, script in COMMANDS.items():
         command(name, script)
     settings()
-    put_empty_database(Path("portal.db"))
     parts = build_parts(load_settings(Path("portal.toml")))
     parts.database.close()
     install_node_files(parts.folder.root, [])

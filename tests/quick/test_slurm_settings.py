@@ -8,7 +8,6 @@ from portal.app import Parts, build_parts, build_scheduler
 from portal.errors import SchedulerError, SettingsError
 from portal.schedulers.slurm_scheduler import SlurmScheduler
 from portal.settings import load_settings
-from tests.empty_database import put_empty_database
 
 SSH = {"host": "'a'", "user": "'b'", "key_file": "'keys/c'", "known_hosts_file": "'d'"}
 
@@ -16,7 +15,6 @@ SSH = {"host": "'a'", "user": "'b'", "key_file": "'keys/c'", "known_hosts_file":
 @pytest.fixture(autouse=True)
 def in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    put_empty_database(Path("portal.db"))
 
 
 def write(scheduler: str, ssh: dict[str, str] | None = None) -> None:
